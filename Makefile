@@ -1,0 +1,60 @@
+# One command per job; `make help` lists them. Everything runs in .venv, which `make setup` makes.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+
+export PYTHONASYNCIODEBUG ?= 0
+
+.PHONY: help setup demo test test-fast check fmt bench soak docs generate clean
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv venv --quiet --allow-existing $(VENV) && uv pip install --quiet --python $(PY) -e '.[dev]'; \
+	else \
+	  python3 -m venv $(VENV) && $(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	fi
+	@touch $@
+
+setup: $(STAMP) ## make .venv with everything that development needs
+
+demo: setup ## fine-tune a real language model on this machine, with no key
+	@$(PY) -m tinkex_actors demo
+
+test: setup ## the whole test suite
+	@$(PY) -m pytest -q
+
+test-fast: setup ## the tests that take no compilation and no second process
+	@$(PY) -m pytest -q -m "not slow and not smollm and not peer"
+
+check: setup ## format, lint, types, layers, sizes, generated files
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(PY) -m pytest -q tests/contracts -m "not slow"
+
+fmt: setup ## format the code and fix what can be fixed
+	@$(VENV)/bin/ruff check --fix -q . ; $(VENV)/bin/ruff format .
+
+bench: setup ## measure, as ratios against baselines in the same run
+	@$(PY) -m tests.bench
+
+soak: setup ## the seeded simulations, at length
+	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q tests/runtime tests/actors
+
+docs: ## build the documentation into site/
+	@$(MAKE) --no-print-directory setup
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]' 2>/dev/null || uv pip install --quiet --python $(PY) -e '.[docs]'
+	@$(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
+
+generate: setup ## regenerate the protobuf module from its .proto
+	@$(PY) -m tinkex_actors.wire._proto.generate
+
+clean: ## remove what the commands above made
+	@rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

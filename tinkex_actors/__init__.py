@@ -1,0 +1,1 @@
+"""tinkex_actors."""
