@@ -1,0 +1,5 @@
+"""The way to a server: the :class:`Transport` protocol and its HTTP implementation."""
+
+from tinkex_actors.transport.base import Transport, open_transport
+
+__all__ = ["Transport", "open_transport"]

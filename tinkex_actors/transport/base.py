@@ -1,0 +1,71 @@
+"""The one seam between the client and a server: a request goes in, a response comes out.
+
+Implementations: :mod:`tinkex_actors.transport.http` (a server somewhere), the local engine (a server in this process), and
+whatever a user's test writes in ten lines.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Protocol
+
+from tinkex_actors.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tinkex_actors.config import Config
+    from tinkex_actors.runtime import ActorSystem
+    from tinkex_actors.wire.exchange import Request, Response
+
+__all__ = ["Transport", "open_transport"]
+
+ENTRY_POINT_GROUP = "tinkex_actors.transports"
+
+
+class Transport(Protocol):
+    """Carries requests to one server.
+
+    Every status is a response, also 500. What is raised is only the absence of an answer:
+    :class:`~tinkex_actors.errors.APIConnectionError`, or its child :class:`~tinkex_actors.errors.APITimeoutError` when
+    ``request.timeout`` seconds passed. Cancelling ``send`` gives up the exchange; whether the server saw the request is
+    then unknown.
+    """
+
+    async def send(self, request: Request) -> Response:
+        """Exchange one request for one response, within ``request.timeout`` seconds."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections and memory; waiting exchanges end with an error. Idempotent."""
+        ...
+
+
+def open_transport(base_url: str, *, system: ActorSystem, config: Config) -> Transport:
+    """Return the transport for a base URL, by its scheme.
+
+    ``http`` and ``https`` are served by aiohttp; every other scheme (``local://tiny``) by the entry point of that name in
+    the group ``tinkex_actors.transports``, called as ``factory(base_url, system=system, config=config)``.
+
+    Raises:
+        ConfigError: no such scheme, or the extra it needs is not installed.
+    """
+    scheme, separator, _ = base_url.partition("://")
+    if not separator:
+        raise ConfigError(
+            f"base_url {base_url!r} has no scheme. Expected https://HOST/PATH, http://HOST:PORT or local://MODEL "
+            "(for example local://tiny)."
+        )
+    if scheme in ("http", "https"):
+        from tinkex_actors.transport.http import HttpTransport
+
+        return HttpTransport(base_url, config=config)
+    found = entry_points(group=ENTRY_POINT_GROUP, name=scheme)
+    if not found:
+        raise ConfigError(
+            f"base_url {base_url!r}: no transport for scheme {scheme!r}. Known: http, https"
+            + "".join(f", {point.name}" for point in entry_points(group=ENTRY_POINT_GROUP))
+            + ". If you run from a checkout, install it first (pip install -e .)."
+        )
+    factory: Callable[..., Transport] = next(iter(found)).load()
+    return factory(base_url, system=system, config=config)
