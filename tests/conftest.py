@@ -1,0 +1,5 @@
+"""Only a list of plugins: one concern a file, in ``tests/plugins``."""
+
+from __future__ import annotations
+
+pytest_plugins: list[str] = []
