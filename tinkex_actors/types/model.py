@@ -1,0 +1,99 @@
+"""Models on the server: create, describe, unload (protocol 1.7.10, 1.7.12, 2.6)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from tinkex_actors.types.optimizer import AdamOptimizerConfig, LoraConfig
+
+__all__ = [
+    "CreateModelRequest",
+    "CreateModelResponse",
+    "GetInfoRequest",
+    "GetInfoResponse",
+    "ModelData",
+    "UnloadModelRequest",
+    "UnloadModelResponse",
+]
+
+
+def _known_optimizer(config: Any) -> Any:
+    # The set of optimizers is open: one we know becomes its type, any other stays an object with `type`.
+    return AdamOptimizerConfig() if config == {"type": "adamw"} else config
+
+
+class CreateModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``create_model``.
+
+    Args:
+        session_id: the session that will own it.
+        model_seq_id: 0, 1, 2 ... within the session; a repeat is answered with the same promise.
+        base_model: the model to adapt.
+        user_metadata: free notes, kept by the server.
+        lora_config: the adapter.
+        optimizer_config: ``AdamOptimizerConfig``, or an object with ``type`` for another optimizer.
+    """
+
+    session_id: str
+    model_seq_id: int
+    base_model: str
+    user_metadata: dict[str, Any] | None = None
+    lora_config: LoraConfig | None = None
+    optimizer_config: Any = AdamOptimizerConfig()
+    type: Literal["create_model"] = "create_model"
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "optimizer_config", _known_optimizer(self.optimizer_config))
+
+
+class CreateModelResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The new model's id: ``{session_id}:train:{model_seq_id}``."""
+
+    model_id: str
+    type: Literal["create_model"] = "create_model"
+
+
+class GetInfoRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``get_info``."""
+
+    model_id: str
+    type: Literal["get_info"] = "get_info"
+
+
+class ModelData(msgspec.Struct, frozen=True, kw_only=True):
+    """A model's base: architecture, name and tokenizer, where the server says."""
+
+    arch: str | None = None
+    model_name: str | None = None
+    tokenizer_id: str | None = None
+
+
+class GetInfoResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a model; its base model's name is ``model_data.model_name``."""
+
+    model_data: ModelData
+    model_id: str
+    type: Literal["get_info"] | None = None
+    optimizer_config: Any = AdamOptimizerConfig()
+    is_lora: bool | None = None
+    lora_rank: int | None = None
+    model_name: str | None = None
+
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "optimizer_config", _known_optimizer(self.optimizer_config))
+
+
+class UnloadModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Body of ``unload_model`` (protocol appendix B)."""
+
+    model_id: str
+    type: Literal["unload_model"] = "unload_model"
+
+
+class UnloadModelResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """The model is gone from memory."""
+
+    model_id: str
+    type: Literal["unload_model"] | None = None

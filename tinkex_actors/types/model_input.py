@@ -1,0 +1,180 @@
+"""What a model reads: a sequence of chunks of text tokens and images (protocol 2.1)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from tinkex_actors.errors import InputError
+from tinkex_actors.types.tensor import as_array
+
+__all__ = ["EncodedTextChunk", "ImageAssetPointerChunk", "ImageChunk", "ModelInput", "ModelInputChunk"]
+
+ImageFormat = Literal["png", "jpeg"]
+_INT32_MAX = 2**31 - 1
+
+
+class EncodedTextChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="encoded_text", dict=True):
+    """A run of text tokens.
+
+    Args:
+        tokens: token ids, each in ``0 .. 2**31 - 1``: a list, or any 1-D integer array (it becomes a list).
+
+    Raises:
+        InputError: for anything else.
+    """
+
+    tokens: list[int]
+
+    def __post_init__(self) -> None:
+        array = as_array(self.tokens)
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise InputError(
+                f"EncodedTextChunk: tokens must be a flat list of integers, got {array.dtype} of shape "
+                f"{list(array.shape)}. Encode text with a tokenizer first."
+            )
+        if array.size and (int(array.min()) < 0 or int(array.max()) > _INT32_MAX):
+            raise InputError(
+                f"EncodedTextChunk: token ids run from {array.min()} to {array.max()}; expected 0 to {_INT32_MAX}. "
+                "Drop padding and ignore markers from the prompt."
+            )
+        if type(self.tokens) is not list:
+            msgspec.structs.force_setattr(self, "tokens", array.tolist())
+        self.__dict__["tokens_np"] = array.astype(np.int32)
+
+    @property
+    def type(self) -> str:
+        """The wire's discriminator."""
+        return "encoded_text"
+
+    @property
+    def length(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    @cached_property
+    def tokens_np(self) -> npt.NDArray[np.int32]:
+        """The tokens, int32 ``[length]``. Shared: do not write into it."""
+        return np.asarray(self.tokens, np.int32)
+
+
+def _image_length(name: str, expected_tokens: int | None) -> int:
+    if expected_tokens is None:
+        raise InputError(f"{name}: its length is unknown because expected_tokens is not set. Pass expected_tokens=.")
+    return expected_tokens
+
+
+class ImageChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="image"):
+    """An image, inline.
+
+    Args:
+        data: the encoded file's bytes; a base64 string is decoded.
+        format: ``"png"`` or ``"jpeg"``.
+        expected_tokens: how many tokens the image should take; advisory, the server counts itself.
+    """
+
+    data: bytes
+    format: ImageFormat
+    expected_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        given: Any = self.data
+        if isinstance(given, str):
+            try:
+                msgspec.structs.force_setattr(self, "data", base64.b64decode(given, validate=True))
+            except binascii.Error as error:
+                raise InputError(f"ImageChunk: data is a string but not base64 ({error}). Pass bytes.") from error
+
+    @property
+    def type(self) -> str:
+        """The wire's discriminator."""
+        return "image"
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, as promised by ``expected_tokens``; InputError when that is not set."""
+        return _image_length("ImageChunk", self.expected_tokens)
+
+    def __repr__(self) -> str:
+        return f"ImageChunk(<{len(self.data)} bytes>, format={self.format!r}, expected_tokens={self.expected_tokens})"
+
+
+class ImageAssetPointerChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="image_asset_pointer"):
+    """An image that the server already has. Sampling only: training has no form for it (protocol 2.1).
+
+    Args:
+        location: the server's name for the image.
+        format: ``"png"`` or ``"jpeg"``.
+        expected_tokens: as in ``ImageChunk``.
+    """
+
+    location: str
+    format: ImageFormat
+    expected_tokens: int | None = None
+
+    @property
+    def type(self) -> str:
+        """The wire's discriminator."""
+        return "image_asset_pointer"
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, as promised by ``expected_tokens``; InputError when that is not set."""
+        return _image_length("ImageAssetPointerChunk", self.expected_tokens)
+
+
+ModelInputChunk = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk
+
+
+class ModelInput(msgspec.Struct, frozen=True, kw_only=True):
+    """A prompt or a training sequence: chunks in order.
+
+    Args:
+        chunks: the parts; ``ModelInput.from_ints`` makes the usual one-part input.
+    """
+
+    chunks: list[ModelInputChunk]
+
+    @classmethod
+    def from_ints(cls, tokens: Any) -> ModelInput:
+        """Return an input of one text chunk.
+
+        Args:
+            tokens: token ids: a list or a 1-D integer array.
+        """
+        return cls(chunks=[EncodedTextChunk(tokens=tokens)])
+
+    @classmethod
+    def empty(cls) -> ModelInput:
+        """Return an input of no chunks."""
+        return cls(chunks=[])
+
+    @property
+    def length(self) -> int:
+        """Number of tokens over all chunks; InputError if an image does not say how many it takes."""
+        return sum(chunk.length for chunk in self.chunks)
+
+    def to_ints(self) -> list[int]:
+        """Return the token ids; InputError if a chunk is not text."""
+        tokens: list[int] = []
+        for chunk in self.chunks:
+            if not isinstance(chunk, EncodedTextChunk):
+                raise InputError(f"ModelInput.to_ints: a {type(chunk).__name__} has no token ids; only text has.")
+            tokens.extend(chunk.tokens)
+        return tokens
+
+    def append(self, chunk: ModelInputChunk) -> ModelInput:
+        """Return a new input with one more chunk."""
+        return ModelInput(chunks=[*self.chunks, chunk])
+
+    def append_int(self, token: int) -> ModelInput:
+        """Return a new input with one more token, joined to the last chunk if that is text."""
+        if self.chunks and isinstance(last := self.chunks[-1], EncodedTextChunk):
+            return ModelInput(chunks=[*self.chunks[:-1], EncodedTextChunk(tokens=[*last.tokens, token])])
+        return self.append(EncodedTextChunk(tokens=[token]))
