@@ -1,0 +1,121 @@
+"""One retry layer for every request.
+
+Rules:
+
+1. 408, 409, 429, 500 and above, and no usable answer are worth another attempt (protocol 1.5); ``x-should-retry``
+   overrides the list in both directions.
+2. A server hint within ``(0, max_hint]`` seconds replaces our own delay; any other hint is ignored.
+3. No delay reaches past the end of the window, so the last attempt starts at the window's end at the latest.
+4. The request is re-sent unchanged, under the same idempotency key or seq_id; that is the shell's part.
+
+The official client runs two such layers, one inside the other, and their attempts multiply. Here there is one.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec import Struct
+
+from tinkex_actors.errors import ConfigError
+
+__all__ = ["NO_RETRY", "Failure", "RetryPolicy", "decide", "is_refusal", "is_retryable"]
+
+# Doubling stops here: 2**60 attempts of any base exceed every cap, and larger powers overflow a float.
+_MAX_DOUBLINGS = 60
+
+
+class RetryPolicy(Struct, frozen=True):
+    """How long, how often and how fast to try again.
+
+    Args:
+        window: seconds since the first attempt started in which a further attempt may start.
+        base: seconds before the first retry; doubles with each one.
+        cap: longest own delay, in seconds.
+        jitter: share of the delay, in [0, 1], that ``u`` may take away.
+        max_hint: longest server hint that is honoured, in seconds.
+        max_attempts: attempts in all, at least 1; None leaves only the window.
+
+    Raises:
+        ConfigError: a value is out of its range.
+    """
+
+    window: float = 300.0
+    base: float = 0.5
+    cap: float = 10.0
+    jitter: float = 0.25
+    max_hint: float = 60.0
+    max_attempts: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("window", "base", "cap", "max_hint"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0.0):
+                raise ConfigError(f"RetryPolicy.{name} must be a finite number of seconds >= 0, got {value!r}")
+        if not 0.0 <= self.jitter <= 1.0:
+            raise ConfigError(f"RetryPolicy.jitter must be a share in [0, 1], got {self.jitter!r}")
+        if self.max_attempts is not None and self.max_attempts < 1:
+            raise ConfigError(f"RetryPolicy.max_attempts must be at least 1 or None, got {self.max_attempts!r}")
+
+
+NO_RETRY = RetryPolicy(max_attempts=1)
+"""One attempt: for requests that a timer repeats anyway, such as a heartbeat."""
+
+
+class Failure(Struct, frozen=True):
+    """One attempt that did not succeed.
+
+    Args:
+        status: HTTP status, or None where no usable answer came (connection, timeout).
+        retry_after: seconds asked for by ``retry-after-ms`` or ``retry-after``; None where absent.
+        should_retry: the ``x-should-retry`` header; None where absent.
+    """
+
+    status: int | None
+    retry_after: float | None = None
+    should_retry: bool | None = None
+
+
+def is_retryable(failure: Failure) -> bool:
+    """Return whether the same request may succeed later (rule 1)."""
+    if failure.should_retry is not None:
+        return failure.should_retry
+    status = failure.status
+    return status is None or status in (408, 409, 429) or status >= 500
+
+
+def is_refusal(failure: Failure) -> bool:
+    """Return whether the server definitely refused the request, so that its effect did not and will not happen.
+
+    Every 4xx is a refusal, except 408 (the request may be running) and 429 (the request was never looked at, and its
+    number is still open). A 5xx or a missing answer leaves the outcome unknown.
+    """
+    status = failure.status
+    return status is not None and 400 <= status < 500 and status not in (408, 429)
+
+
+def decide(policy: RetryPolicy, attempt: int, elapsed: float, failure: Failure, u: float) -> float | None:
+    """Decide how long to wait before the next attempt.
+
+    Own delay: ``min(base * 2**attempt, cap) * (1 - jitter * u)`` (protocol 1.5).
+
+    Args:
+        policy: the limits.
+        attempt: which attempt failed, counted from 0.
+        elapsed: seconds since attempt 0 started.
+        failure: what came back.
+        u: jitter in [0, 1).
+
+    Returns:
+        Seconds to wait before attempt ``attempt + 1``, or None to give up.
+    """
+    if not is_retryable(failure) or elapsed >= policy.window:
+        return None
+    if policy.max_attempts is not None and attempt + 1 >= policy.max_attempts:
+        return None
+    hint = failure.retry_after
+    if hint is not None and 0.0 < hint <= policy.max_hint:
+        delay = hint
+    else:
+        delay = min(policy.base * 2.0 ** min(attempt, _MAX_DOUBLINGS), policy.cap) * (1.0 - policy.jitter * u)
+    return min(delay, policy.window - elapsed)
