@@ -1,0 +1,104 @@
+"""The commands, their arguments and their help. The work is in the modules beside this one, imported when needed.
+
+Exit codes: 0 done, 1 an error of this package (one line on stderr), 2 wrong usage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from tinkex_actors.errors import TinkexError
+
+__all__ = ["app", "main"]
+
+# Plain help: rich's tables would double the time to the first line (`--help` is held under 0.3 s by a test).
+app = typer.Typer(
+    name="tinkex-actors",
+    help="Fine-tune and sample language models: the Tinker API's client, and a local engine that needs no key.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(
+    help="The models that the local engine can run.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+app.add_typer(models, name="models")
+
+ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a name from `models list`", show_default=False)]
+
+
+@app.command()
+def demo(
+    plain: Annotated[bool, typer.Option("--plain", help="plain lines, also in a terminal")] = False,
+) -> None:
+    """Fine-tune a real language model on this machine."""
+    from tinkex_actors.cli import demo, loop
+
+    loop.run_to_end(demo.run_demo(live=sys.stdout.isatty() and not plain))
+
+
+@app.command()
+def serve(
+    model: Annotated[str, typer.Option(help="a name from `models list`", show_default=False)],
+    host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="the port to listen on; 0 takes a free one")] = 8000,
+    dialect: Annotated[Literal["hosted", "json"], typer.Option(help="the dialect to speak")] = "hosted",
+    strict: Annotated[bool, typer.Option("--strict", help="refuse what a hosted server would refuse")] = False,
+) -> None:
+    """Serve the local engine over HTTP, until SIGINT or SIGTERM."""
+    from tinkex_actors.cli import loop, serving
+
+    loop.run_to_end(serving.serve_until_stopped(model, host=host, port=port, dialect=dialect, strict=strict))
+
+
+@app.command()
+def sample(
+    model: ModelName,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="what to say to the model", show_default=False)],
+    max_tokens: Annotated[int, typer.Option(min=1, help="the longest answer, in tokens")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")] = 0.0,
+    seed: Annotated[int | None, typer.Option(help="for the same answer each time", show_default=False)] = None,
+) -> None:
+    """Ask a local model one thing and print its answer."""
+    from tinkex_actors.cli import loop, sampling
+
+    answer = sampling.answer(model, text, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    typer.echo(loop.run_to_end(answer))
+
+
+@models.command("list")
+def list_models() -> None:
+    """List the local models, and which of them are on this machine."""
+    from tinkex_actors.cli import local_models
+
+    for line in local_models.listing():
+        typer.echo(line)
+
+
+@models.command("pull")
+def pull_model(model: ModelName) -> None:
+    """Fetch a model's weights once; a second call finds them and fetches nothing."""
+    from tinkex_actors.cli import local_models
+
+    typer.echo(local_models.pull(model))
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    from importlib.metadata import version
+
+    typer.echo(version("tinkex-actors"))
+
+
+def main() -> None:
+    """Run the command line on the process's arguments and exit."""
+    try:
+        app(prog_name="tinkex-actors")
+    except TinkexError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(1)
