@@ -1,0 +1,174 @@
+"""The decoder as pure functions: hidden states of whole rows, hidden states of one new token, logits.
+
+Activations stay flat, ``[rows * T, hidden]``; only attention sees rows. On two CPU cores that alone is a third faster
+than three-dimensional activations. Layers run under ``lax.scan``, so compile time does not depend on their number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tinkex_actors.engine.core.architecture import LayerWeights, ModelConfig, Weights
+from tinkex_actors.engine.core.attention import attend_cached, attend_causal, rotary_tables, rotate
+from tinkex_actors.engine.core.lora import LoraPair
+
+__all__ = ["KeyValueCache", "Lora", "hidden_states", "logits", "next_hidden"]
+
+S = TypeVar("S")
+
+
+class Lora(NamedTuple):
+    """An adapter as the forward pass sees it: the pairs by map, and the factor on them."""
+
+    pairs: dict[str, LoraPair]
+    scale: float
+
+
+class KeyValueCache(NamedTuple):
+    """Keys and values of every layer: float32 ``[layers, rows, S, kv_heads, head_dim]``."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+def hidden_states(
+    weights: Weights,
+    lora: Lora | None,
+    tokens: jax.Array,
+    config: ModelConfig,
+) -> tuple[jax.Array, KeyValueCache]:
+    """Run whole rows, each from position 0.
+
+    Padding to the right of a row never reaches the tokens before it, since attention is causal.
+
+    Args:
+        weights: the base model.
+        lora: the adapter, or None.
+        tokens: int32 ``[B, T]``.
+        config: the model's shape.
+
+    Returns:
+        The normed hidden states float32 ``[B * T, hidden]``, and all keys and values with ``S = T``. What the caller
+        does not use is not computed.
+    """
+    rows, length = tokens.shape
+    tables = rotary_tables(jnp.tile(jnp.arange(length), rows), config)
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, KeyValueCache]:
+        shape = (rows, length, config.kv_heads, config.head_dim)
+        return attend_causal(q, k, v, rows, config), KeyValueCache(k.reshape(shape), v.reshape(shape))
+
+    def body(x: jax.Array, inputs: tuple[LayerWeights, dict[str, LoraPair]]) -> tuple[jax.Array, KeyValueCache]:
+        layer, pairs = inputs
+        return _layer(x, layer, _scaled(lora, pairs), tables, config, attend)
+
+    saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    x, cache = lax.scan(
+        jax.checkpoint(body, policy=saved),  # type: ignore[attr-defined]
+        weights.embedding[tokens.reshape(-1)],
+        (weights.layers, _layer_pairs(lora)),
+    )
+    return _rms_norm(x, weights.final_norm, config.eps), cache
+
+
+def next_hidden(
+    weights: Weights,
+    lora: Lora | None,
+    tokens: jax.Array,
+    position: jax.Array,
+    cache: KeyValueCache,
+    config: ModelConfig,
+) -> tuple[jax.Array, KeyValueCache]:
+    """Run one new token per row, all at the same position, over what the cache holds of the tokens before.
+
+    Args:
+        weights: the base model.
+        lora: the adapter, or None.
+        tokens: int32 ``[B]``.
+        position: int32 scalar, where these tokens stand; beyond the cache it is clamped to the last slot.
+        cache: keys and values of positions below ``position``.
+        config: the model's shape.
+
+    Returns:
+        The normed hidden states float32 ``[B, hidden]`` and the cache with this position written.
+    """
+    rows = tokens.shape[0]
+    tables = rotary_tables(jnp.broadcast_to(position, (rows,)), config)
+    zero = jnp.zeros((), jnp.int32)
+
+    def body(
+        carry: tuple[jax.Array, KeyValueCache, jax.Array], inputs: tuple[LayerWeights, dict[str, LoraPair]]
+    ) -> tuple[tuple[jax.Array, KeyValueCache, jax.Array], None]:
+        x, held, index = carry
+        layer, pairs = inputs
+
+        def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, KeyValueCache]:
+            at = (index, zero, position, zero, zero)
+            written = KeyValueCache(
+                lax.dynamic_update_slice(held.k, k[None, :, None], at),
+                lax.dynamic_update_slice(held.v, v[None, :, None], at),
+            )
+            own_k = lax.dynamic_index_in_dim(written.k, index, 0, keepdims=False)
+            own_v = lax.dynamic_index_in_dim(written.v, index, 0, keepdims=False)
+            return attend_cached(q, own_k, own_v, position, config), written
+
+        x, held = _layer(x, layer, _scaled(lora, pairs), tables, config, attend)
+        return (x, held, index + 1), None
+
+    start = (weights.embedding[tokens], cache, zero)
+    (x, cache, _), _ = lax.scan(body, start, (weights.layers, _layer_pairs(lora)))
+    return _rms_norm(x, weights.final_norm, config.eps), cache
+
+
+def logits(weights: Weights, lora: Lora | None, hidden: jax.Array) -> jax.Array:
+    """Return float32 ``[N, vocab]``: the tied head, plus the unembedding adapter where there is one."""
+    out = lax.dot_general(hidden, weights.embedding, (((1,), (1,)), ((), ())))
+    if lora is not None and "unembed" in lora.pairs:
+        pair = lora.pairs["unembed"]
+        out = out + ((hidden @ pair.a) @ pair.b) * lora.scale
+    return out
+
+
+def _layer(
+    x: jax.Array,
+    layer: LayerWeights,
+    lora: Lora | None,
+    tables: tuple[jax.Array, jax.Array],
+    config: ModelConfig,
+    attend: Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, S]],
+) -> tuple[jax.Array, S]:
+    count = x.shape[0]
+    h = _rms_norm(x, layer.attn_norm, config.eps)
+    q = _linear(h, layer.q, lora, "q").reshape(count, config.heads, config.head_dim)
+    k = _linear(h, layer.k, lora, "k").reshape(count, config.kv_heads, config.head_dim)
+    v = _linear(h, layer.v, lora, "v").reshape(count, config.kv_heads, config.head_dim)
+    mixed, state = attend(rotate(q, tables), rotate(k, tables), v)
+    x = x + _linear(mixed, layer.o, lora, "o")
+    h = _rms_norm(x, layer.ffn_norm, config.eps)
+    gated = jax.nn.silu(_linear(h, layer.gate, lora, "gate")) * _linear(h, layer.up, lora, "up")
+    return x + _linear(gated, layer.down, lora, "down"), state
+
+
+def _linear(x: jax.Array, weight: jax.Array, lora: Lora | None, name: str) -> jax.Array:
+    y = x @ weight
+    if lora is not None and name in lora.pairs:
+        pair = lora.pairs[name]
+        y = y + ((x @ pair.a) @ pair.b) * lora.scale
+    return y
+
+
+def _rms_norm(x: jax.Array, gain: jax.Array, eps: float) -> jax.Array:
+    return x * lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + eps) * gain
+
+
+def _layer_pairs(lora: Lora | None) -> dict[str, LoraPair]:
+    return {name: pair for name, pair in lora.pairs.items() if name != "unembed"} if lora is not None else {}
+
+
+def _scaled(lora: Lora | None, pairs: dict[str, LoraPair]) -> Lora | None:
+    return Lora(pairs, lora.scale) if lora is not None else None

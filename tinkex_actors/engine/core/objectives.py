@@ -1,0 +1,131 @@
+"""The losses: functions of the target tokens' logprobs alone.
+
+With ``lp`` the trainer's logprob of a target token, ``q`` the sampler's, ``A`` the advantage and ``r = exp(lp - q)``
+(protocol 6.11)::
+
+    cross_entropy         sum(-lp * weights)
+    importance_sampling   -sum(r * A)
+    ppo                   -sum(min(r * A, clip(r, low, high) * A))
+
+All of them are branches of one traced switch, so a batch shape is compiled once, whatever its loss.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tinkex_actors.errors import InputError
+
+__all__ = ["LOSSES", "Loss", "Signals", "find_loss", "token_losses"]
+
+
+class Signals(NamedTuple):
+    """What a loss reads beside the logprobs: five float32 arrays of the targets' shape ``[B, T, K]``; zero on padding."""
+
+    weights: jax.Array
+    logprobs: jax.Array
+    advantages: jax.Array
+    clip_low: jax.Array
+    clip_high: jax.Array
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """One supported loss.
+
+    Args:
+        name: the API's name.
+        index: its branch in ``token_losses``.
+        required: the ``loss_fn_inputs`` it cannot do without, beside ``target_tokens``.
+        defaults: its configuration and the defaults; empty where it takes none.
+    """
+
+    name: str
+    index: int
+    required: tuple[str, ...]
+    defaults: Mapping[str, float]
+
+    def settings(self, config: Mapping[str, float | str]) -> dict[str, float]:
+        """Return the configuration with defaults filled in.
+
+        Raises:
+            InputError: an unknown key, a value that is not a finite number, or thresholds in the wrong order.
+        """
+        settings = dict(self.defaults)
+        for key, value in config.items():
+            if key not in settings:
+                known = ", ".join(sorted(settings)) or "no keys at all"
+                raise InputError(f"loss_fn_config of {self.name}: unknown key {key!r}; it takes {known}")
+            if isinstance(value, str) or not math.isfinite(value):
+                raise InputError(f"loss_fn_config[{key!r}] of {self.name}: expected a finite number, got {value!r}")
+            settings[key] = float(value)
+        low, high = settings.get("clip_low_threshold", 0.0), settings.get("clip_high_threshold", math.inf)
+        if low > high:
+            raise InputError(
+                f"loss_fn_config of {self.name}: clip_low_threshold {low} is above clip_high_threshold {high}; "
+                "both are absolute ratios, such as 0.8 and 1.2"
+            )
+        return settings
+
+
+_SAMPLED = ("logprobs", "advantages")
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("cross_entropy", 0, (), {}),
+        Loss("importance_sampling", 1, _SAMPLED, {}),
+        Loss("ppo", 2, _SAMPLED, {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}),
+    )
+}
+"""Every supported loss, by name."""
+
+
+def find_loss(name: str) -> Loss:
+    """Return the loss of that name.
+
+    Raises:
+        InputError: there is none; the message lists those there are.
+    """
+    if name not in LOSSES:
+        raise InputError(f"loss_fn {name!r} is not supported by this engine; use one of {', '.join(sorted(LOSSES))}")
+    return LOSSES[name]
+
+
+def token_losses(index: jax.Array, logprobs: jax.Array, signals: Signals) -> jax.Array:
+    """Return every target's contribution to the loss, shaped like ``logprobs``. Traceable and differentiable.
+
+    Args:
+        index: int32 scalar, ``Loss.index``.
+        logprobs: float32 ``[B, T, K]``.
+        signals: what the losses read beside them.
+    """
+    return lax.switch(index, (_cross_entropy, _importance_sampling, _ppo), logprobs, signals)
+
+
+def _cross_entropy(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    return -logprobs * signals.weights
+
+
+def _importance_sampling(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    return -_ratio(logprobs, signals) * signals.advantages
+
+
+def _ppo(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    ratio = _ratio(logprobs, signals)
+    clipped = jnp.clip(ratio, signals.clip_low, signals.clip_high)
+    return -jnp.minimum(ratio * signals.advantages, clipped * signals.advantages)
+
+
+def _ratio(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    # Where the advantage is 0 the ratio cannot matter, but exp may overflow there (a prompt's logprobs are often
+    # placeholders) and inf * 0 would be NaN; the inner `where` keeps the NaN out of the gradient as well.
+    matters = signals.advantages != 0
+    return jnp.exp(jnp.where(matters, logprobs - signals.logprobs, 0.0))
