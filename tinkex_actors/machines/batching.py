@@ -117,9 +117,6 @@ class Batching(Generic[E]):
         full = not self._failures and len(self._queue) >= self.limits.batch
         if not (self._asked or full or now >= self._next_at):
             return False
-        if self._failures:
-            # A flush asks for one attempt, not for one after the other.
-            self._asked = False
         self._next_at = now + self.limits.interval
         return True
 
@@ -154,6 +151,8 @@ class Batching(Generic[E]):
         """
         self._check(count)
         self._sending = False
+        # A flush that met a failure is over: the next attempt waits for the interval, or for another flush.
+        self._asked = False
         self._failures += 1
         if self._failures >= self.limits.attempts:
             self._dropped += count

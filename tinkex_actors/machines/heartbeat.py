@@ -20,10 +20,26 @@ from typing import Literal, TypeAlias, assert_never
 
 from msgspec import Struct
 
-__all__ = ["Beat", "BeatDue", "BeatFailed", "BeatOk", "Ended", "Heartbeat", "Started", "WakeAt", "Warn", "step"]
+__all__ = [
+    "PERIOD",
+    "WARN_AFTER",
+    "Beat",
+    "BeatDue",
+    "BeatFailed",
+    "BeatOk",
+    "Ended",
+    "Heartbeat",
+    "Started",
+    "WakeAt",
+    "Warn",
+    "step",
+]
 
 PERIOD = 10.0
+"""Seconds between beats, and the time limit of one."""
+
 WARN_AFTER = 120.0
+"""Seconds of silence before the first warning."""
 
 
 class Started(Struct, frozen=True):

@@ -1,0 +1,146 @@
+"""When another attempt is made, and how long it waits."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinkex_actors.errors import ConfigError
+from tinkex_actors.machines.retry import NO_RETRY, Failure, RetryPolicy, decide, is_refusal, is_retryable
+
+POLICY = RetryPolicy()
+
+
+@pytest.mark.parametrize(
+    ("status", "retryable", "refusal"),
+    [
+        (None, True, False),
+        (400, False, True),
+        (401, False, True),
+        (402, False, True),
+        (404, False, True),
+        (408, True, False),
+        (409, True, True),
+        (410, False, True),
+        (422, False, True),
+        (429, True, False),
+        (499, False, True),
+        (500, True, False),
+        (503, True, False),
+        (599, True, False),
+        (302, False, False),
+    ],
+)
+def test_statuses(status: int | None, retryable: bool, refusal: bool) -> None:
+    assert is_retryable(Failure(status)) is retryable
+    assert is_refusal(Failure(status)) is refusal
+    assert (decide(POLICY, 0, 0.0, Failure(status), 0.0) is not None) is retryable
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "expected"), [(422, True, 0.5), (503, False, None), (None, False, None), (503, True, 0.5)]
+)
+def test_should_retry_overrides_the_status(status: int | None, header: bool, expected: float | None) -> None:
+    assert decide(POLICY, 0, 0.0, Failure(status, should_retry=header), 0.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("attempt", "u", "expected"),
+    [(0, 0.0, 0.5), (1, 0.0, 1.0), (2, 0.0, 2.0), (4, 0.0, 8.0), (5, 0.0, 10.0), (9, 0.0, 10.0), (0, 0.5, 0.4375)],
+)
+def test_own_delay_doubles_to_the_cap_less_jitter(attempt: int, u: float, expected: float) -> None:
+    assert decide(POLICY, attempt, 0.0, Failure(500), u) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("hint", "expected"),
+    [
+        (0.02, 0.02),
+        (7.5, 7.5),
+        (60.0, 60.0),
+        (60.01, 0.5),
+        (0.0, 0.5),
+        (-3.0, 0.5),
+        (math.nan, 0.5),
+        (math.inf, 0.5),
+    ],
+)
+def test_a_hint_within_its_bounds_replaces_the_delay(hint: float, expected: float) -> None:
+    assert decide(POLICY, 0, 0.0, Failure(429, retry_after=hint), 0.0) == expected
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "failure", "expected"),
+    [
+        (299.8, Failure(500), pytest.approx(0.2)),
+        (280.0, Failure(429, retry_after=30.0), 20.0),
+        (300.0, Failure(500), None),
+        (301.0, Failure(429, retry_after=1.0), None),
+    ],
+)
+def test_no_delay_passes_the_window(elapsed: float, failure: Failure, expected: float | None) -> None:
+    assert decide(POLICY, 0, elapsed, failure, 0.0) == expected
+
+
+def test_attempts_can_be_counted() -> None:
+    policy = RetryPolicy(max_attempts=3)
+    assert [decide(policy, attempt, 0.0, Failure(500), 0.0) for attempt in range(4)] == [0.5, 1.0, None, None]
+    assert decide(NO_RETRY, 0, 0.0, Failure(None), 0.0) is None
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"window": -1.0},
+        {"base": math.nan},
+        {"cap": math.inf},
+        {"max_hint": -0.1},
+        {"jitter": 1.5},
+        {"jitter": -0.1},
+        {"max_attempts": 0},
+    ],
+)
+def test_a_policy_out_of_range_is_refused_by_name(options: dict[str, float]) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"RetryPolicy.{name}"):
+        RetryPolicy(**options)
+
+
+seconds = st.floats(0.0, 1e4, allow_nan=False)
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    policy=st.builds(RetryPolicy, window=seconds, base=seconds, cap=seconds, jitter=st.floats(0, 1), max_hint=seconds),
+    attempt=st.integers(0, 10**6),
+    elapsed=seconds,
+    failure=st.builds(
+        Failure,
+        st.sampled_from([None, 408, 409, 429, 500, 503]),
+        retry_after=st.none() | st.floats(),
+        should_retry=st.none() | st.booleans(),
+    ),
+    u=st.floats(0, 1, exclude_max=True),
+)
+def test_every_delay_is_within_its_bounds(
+    policy: RetryPolicy, attempt: int, elapsed: float, failure: Failure, u: float
+) -> None:
+    delay = decide(policy, attempt, elapsed, failure, u)
+    if failure.should_retry is False or elapsed >= policy.window:
+        assert delay is None
+        return
+    assert delay is not None
+    assert 0.0 <= delay <= max(policy.cap, policy.max_hint)
+    assert elapsed + delay <= policy.window or delay == policy.window - elapsed
+
+
+@settings(deadline=None)
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_server_that_never_recovers_costs_a_bounded_number_of_attempts(u: float) -> None:
+    elapsed, attempt = 0.0, 0
+    while (delay := decide(POLICY, attempt, elapsed, Failure(503), u)) is not None:
+        elapsed += delay
+        attempt += 1
+    assert elapsed == pytest.approx(POLICY.window)
+    assert attempt <= 5 + POLICY.window / (POLICY.cap * 0.75) + 1
