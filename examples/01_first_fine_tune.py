@@ -95,11 +95,12 @@ async def fine_tune(training: TrainingClient, report: Callable[[Progress], None]
 
 
 async def ask(training: TrainingClient, sampler: SamplingClient) -> list[str]:
-    """The model's likeliest answers to the unseen questions, all asked at once."""
-    params = SamplingParams(max_tokens=32, temperature=0.0, stop=[training.tokenizer.eos_id])
+    """The model's likeliest answers to the unseen questions, asked all at once."""
+    params = SamplingParams(max_tokens=32, temperature=0.0)
     prompts = [ModelInput.from_ints(chat(training, question)) for question in UNSEEN]
     answers = [sampler.sample(prompt, sampling_params=params) for prompt in prompts]
-    return [training.tokenizer.decode((await answer).sequences[0].tokens).strip() for answer in answers]
+    texts = [(await answer).sequences[0].tokens for answer in answers]
+    return [training.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in texts]
 
 
 def side_by_side(before: Sequence[str], after: Sequence[str], width: int = 46) -> str:

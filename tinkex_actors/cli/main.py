@@ -36,9 +36,9 @@ def demo(
     plain: Annotated[bool, typer.Option("--plain", help="plain lines, also in a terminal")] = False,
 ) -> None:
     """Fine-tune a real language model on this machine."""
-    from tinkex_actors.cli import demo, loop
+    from tinkex_actors.cli.demo import run_demo
 
-    loop.run_to_end(demo.run_demo(live=sys.stdout.isatty() and not plain))
+    run_demo(live=sys.stdout.isatty() and not plain)
 
 
 @app.command()
@@ -61,7 +61,7 @@ def sample(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="what to say to the model", show_default=False)],
     max_tokens: Annotated[int, typer.Option(min=1, help="the longest answer, in tokens")] = 64,
     temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")] = 0.0,
-    seed: Annotated[int | None, typer.Option(help="for the same answer each time", show_default=False)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="for the same answer each time", show_default=False)] = None,
 ) -> None:
     """Ask a local model one thing and print its answer."""
     from tinkex_actors.cli import loop, sampling
@@ -84,7 +84,7 @@ def pull_model(model: ModelName) -> None:
     """Fetch a model's weights once; a second call finds them and fetches nothing."""
     from tinkex_actors.cli import local_models
 
-    typer.echo(local_models.pull(model))
+    local_models.pull(model, typer.echo)
 
 
 @app.command()

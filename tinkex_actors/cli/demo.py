@@ -1,0 +1,104 @@
+"""``demo``: the tutorial's script with a live view around it. What is trained, asked and told last is the script's."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tinkex_actors.errors import ConfigError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["find_script", "run_demo"]
+
+SCRIPT = "01_first_fine_tune.py"
+PICTURE = Path("demo-loss.png")
+
+
+def find_script() -> Path:
+    """Return the path of the demo's script: beside this file in an installed package, in ``examples/`` of a checkout.
+
+    Raises:
+        ConfigError: neither is there.
+    """
+    here = Path(__file__).resolve()
+    places = (here.parent / "examples" / SCRIPT, here.parents[2] / "examples" / SCRIPT)
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError(
+        f"The demo's script {SCRIPT} is missing; looked in {' and '.join(str(place.parent) for place in places)}. "
+        "Run it from a checkout: make demo."
+    )
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import the script under a name that Python accepts (its file name begins with a digit)."""
+    spec = importlib.util.spec_from_file_location("first_fine_tune", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def run_demo(*, live: bool) -> None:
+    """Fetch the weights if they are missing, then train, with a live view or with plain lines.
+
+    Args:
+        live: draw the actor tree and the loss while it runs; for terminals.
+
+    Raises:
+        ModelNotInstalledError: the weights are not here and cannot be fetched.
+    """
+    from tinkex_actors.cli import local_models, loop
+
+    script = load_script(find_script())
+    local_models.pull(script.MODEL, _print)
+    history = loop.run_to_end(_train(script, live=live))
+    script.plot(history, PICTURE)
+    print(f"The loss curve is in {PICTURE}.")
+    print(script.summary(history))
+
+
+async def _train(script: ModuleType, *, live: bool) -> Any:
+    from tinkex_actors import ServiceClient
+
+    began = time.perf_counter()
+    async with ServiceClient(base_url=f"local://{script.MODEL}") as service:
+        view, report, say = await _open_view(service, script, live=live)
+        with view:
+            return await script.first_fine_tune(service, report, _timed(say, began))
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+async def _open_view(service: Any, script: ModuleType, *, live: bool) -> tuple[Any, Any, Any]:
+    if not live:
+        return nullcontext(), script.print_progress, _print
+    from tinkex_actors.cli.live_view import open_live_view
+
+    view = await open_live_view(service.system, steps=script.STEPS, title=f"{script.MODEL}: LoRA fine-tune")
+    return view, view.progress, view.say
+
+
+def _timed(say: Any, began: float) -> Any:
+    """Wrap ``say`` so that the first text is followed by the seconds since the weights were known to be here."""
+    first = True
+
+    def timed(text: str) -> None:
+        nonlocal first
+        say(text)
+        if first:
+            say(f"First answers {time.perf_counter() - began:.1f} s after the start, loading and compiling included.")
+            first = False
+
+    return timed
