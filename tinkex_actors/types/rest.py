@@ -14,12 +14,17 @@ __all__ = [
     "CheckpointType",
     "CheckpointsListResponse",
     "Cursor",
+    "GetTrainingRunRequest",
+    "ListCheckpointsRequest",
+    "ListTrainingRunsRequest",
     "ParsedCheckpointTinkerPath",
     "TrainingRun",
     "TrainingRunsResponse",
 ]
 
 CheckpointType = Literal["training", "sampler", "external"]
+
+AccessScope = Literal["owned", "accessible"]
 
 _SCHEME: Final = "tinker://"
 _KINDS: Final[dict[str, CheckpointType]] = {
@@ -81,6 +86,35 @@ class TrainingRun(msgspec.Struct, frozen=True, kw_only=True):
     last_checkpoint: Checkpoint | None = None
     last_sampler_checkpoint: Checkpoint | None = None
     user_metadata: dict[str, Any] | None = None
+
+
+class ListTrainingRunsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of ``training_runs`` (protocol 1.7.26).
+
+    Args:
+        limit: at most so many runs.
+        offset: skip so many first.
+        access_scope: ``owned``, or ``accessible`` for those shared with the caller too.
+        project_id: only this project's.
+    """
+
+    limit: int = 20
+    offset: int = 0
+    access_scope: AccessScope = "owned"
+    project_id: str | None = None
+
+
+class GetTrainingRunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of ``training_runs/{id}``."""
+
+    access_scope: AccessScope = "owned"
+
+
+class ListCheckpointsRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Query of ``checkpoints``: a page of all the caller's checkpoints, newest first."""
+
+    limit: int = 100
+    offset: int = 0
 
 
 class TrainingRunsResponse(msgspec.Struct, frozen=True, kw_only=True):

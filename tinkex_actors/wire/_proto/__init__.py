@@ -1,0 +1,1 @@
+"""The protobuf schema, the module generated from it, and the generator."""
