@@ -11,7 +11,6 @@ import pytest
 PUBLIC_PACKAGES = [
     "tinkex_actors",
     "tinkex_actors.config",
-    "tinkex_actors.engine",
     "tinkex_actors.errors",
     "tinkex_actors.runtime",
     "tinkex_actors.testing",

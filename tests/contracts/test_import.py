@@ -18,6 +18,7 @@ HEAVY = (
     "typer",
     "zstandard",
 )
+# numpy, asyncio, msgspec and structlog together cost about twice this: the root finds its names on first use (PEP 562).
 LIMIT_SECONDS = 0.150
 # CPU time of the importing thread: other processes do not count, nor do the threads that numpy starts for its BLAS.
 PROBE = f"""
