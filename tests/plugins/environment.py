@@ -1,0 +1,24 @@
+"""Tests run the same on every machine: no setting of the user's reaches them, and none writes into the user's store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+# The cache stays the user's: weights are fetched once, and compiled programs are kept between runs.
+KEPT = {"TINKEX_CACHE_DIR", "TINKEX_TEST_SEEDS"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Unset every variable that ``config.py`` would read, and put the engine's store into a temporary folder.
+
+    Processes that a test starts inherit it.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("TINKER_", "TINKEX_")) and name not in KEPT]:
+            patch.delenv(name)
+        patch.setenv("TINKEX_ENGINE_STORE", str(tmp_path_factory.mktemp("engine-store")))
+        yield
