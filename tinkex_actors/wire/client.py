@@ -23,6 +23,8 @@ JSON_TYPE: Final = "application/json"
 PROTOBUF_TYPE: Final = "application/x-protobuf"
 
 _QUEUE_STATES: Final = ("active", "paused_capacity", "paused_rate_limit")
+_SYSTEMS: Final = {name: name for name in ("Linux", "Windows", "FreeBSD", "OpenBSD")} | {"Darwin": "MacOS"}
+_MACHINES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64", "arm": "arm", "i686": "x32"}
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -35,15 +37,13 @@ def base_headers(api_key: str | None, sdk_version: str) -> dict[str, str]:
     """
     import platform
 
-    system = {"Darwin": "MacOS"}.get(platform.system(), platform.system() or "Unknown")
-    machine = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64"}.get(platform.machine().lower(), platform.machine())
+    system, machine = platform.system(), platform.machine().lower()
     headers = {
         "Accept": JSON_TYPE,
         "User-Agent": f"AsyncTinker/Python {sdk_version}",
-        "X-Stainless-Lang": "python",
         "X-Stainless-Package-Version": sdk_version,
-        "X-Stainless-OS": system,
-        "X-Stainless-Arch": machine,
+        "X-Stainless-OS": _SYSTEMS.get(system, f"Other:{system}" if system else "Unknown"),
+        "X-Stainless-Arch": _MACHINES.get(machine, f"other:{machine}" if machine else "unknown"),
         "X-Stainless-Runtime": platform.python_implementation(),
         "X-Stainless-Runtime-Version": platform.python_version(),
         "X-Stainless-Async": "async:asyncio",
