@@ -154,6 +154,13 @@ def test_cancelling_the_last_call_gives_its_numbers_back() -> None:
     assert submit(turns, 3, 1, True) == range(2, 3)
 
 
+def test_a_call_cancelled_before_the_first_wake_leaves_a_fresh_sequence() -> None:
+    turns = Turns()
+    submit(turns, 1, 2, True)
+    assert cancelled(turns, 1) == [Withdrawn((1,))]
+    assert turns == Turns()
+
+
 def test_a_cancelled_call_with_a_wanted_one_behind_it_runs() -> None:
     turns = Turns()
     submit(turns, 1, 1, True)

@@ -2,9 +2,9 @@
 
 Rules (protocol part 4):
 
-1. Two polls of one promise start at least the floor apart: 0.05 s, doubling to 1.0 s while answers come back sooner
-   than that without news. After a poll that the server held for 1 s or longer the next one may start at once, and the
-   floor is 0.05 s again. (The official client re-polls at once, also after a 5xx.)
+1. Two polls of one promise start at least the floor apart: 0.05 s, doubling to 1.0 s while answers come back within a
+   second and without news. After a poll that the server held for 1 s or longer the next one may start at once, and
+   the floor is 0.05 s again. (The official client re-polls at once, also after a 5xx.)
 2. try_again and 408: poll again, as far as the floor allows.
 3. 5xx: wait 0.5 s, doubling to 30 s. 429 and no usable answer: 1 s, doubling to 30 s. A server hint makes the
    wait longer, up to 60 s, and never shorter. The exponent starts again after any other answer.
@@ -148,7 +148,7 @@ class Polling(Struct):
         iteration: number of the poll that is under way or next, from 0 (``X-Tinker-Request-Iteration``).
         backoff: consecutive answers of rule 3.
         bad_requests: 400s in a row.
-        quick: consecutive answers that came back sooner than the floor.
+        quick: consecutive answers that came back within a second and without news.
         allow_metadata_only: goes into the next poll's request.
         queue_state: the last one the server told.
         queue_reason: the server's words for it.
@@ -292,10 +292,8 @@ def _floor_delay(state: Polling, now: float) -> float:
         state.quick = 0
         return 0.0
     floor = min(_FLOOR * 2.0**state.quick, _LONGEST_FLOOR)
-    if held >= floor:
-        return 0.0
     state.quick = min(state.quick + 1, _FLOOR_DOUBLINGS)
-    return floor - held
+    return max(0.0, floor - held)
 
 
 def _note_queue(state: Polling, event: TryAgainSeen, now: float) -> None:
