@@ -1,0 +1,314 @@
+"""How one incarnation begins and ends. Each step is awaited by exactly one operation of the parent's ``Children``."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import math
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
+
+from tinkex_actors.errors import ActorStoppedError, RestartsExhaustedError, StartFailedError
+from tinkex_actors.runtime._core.cell import (
+    DEAD,
+    HALTING,
+    IDLE,
+    READY,
+    RUNNING,
+    STARTING,
+    SUSPENDED,
+    Cell,
+    DeadBox,
+    current,
+)
+from tinkex_actors.runtime._core.messages import Reply
+from tinkex_actors.runtime.events import ActorStarted, ActorStopped
+from tinkex_actors.runtime.exits import Crashed, Down, ExitReason, Killed, NoActor, Normal, Shutdown
+
+if TYPE_CHECKING:
+    from tinkex_actors.runtime.ref import ActorRef
+
+__all__ = ["begin", "bury", "close_mailbox", "halt", "interrupt", "trivially_stopped", "wait_for"]
+
+CANCEL_PATIENCE_SECONDS = 1.0  # a cancellation ignored for longer is abandoned and reported
+
+
+# --- beginning -----------------------------------------------------------------------------------------------------
+async def begin(cell: Cell) -> None:
+    """Construct the user's object and run its ``init``; the cell is ready for messages afterwards.
+
+    Raises:
+        StartFailedError: ``__init__`` or ``init`` raised, or the actor was stopped meanwhile. What had been started is
+            stopped again.
+    """
+    cell.state = STARTING
+    cell.ending = None
+    try:
+        _construct(cell)
+        if cell.kind.has_init:
+            await _run_init(cell)
+        if cell.ending is not None or cell.fate is not None:
+            raise ActorStoppedError(f"{cell.path} was stopped while it started.", actor=cell.path)
+    except BaseException as error:
+        await halt(cell, Crashed(error), grace=0.0, with_hook=False)
+        if isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not _caller_cancelled()):
+            raise StartFailedError(
+                f"{cell.path} ({cell.spec.cls.__name__}) did not start: {type(error).__name__}: {error}",
+                actor=cell.path,
+            ) from error
+        raise
+    cell.state = RUNNING
+    cell.settle()
+    events = cell.system.events
+    if events.active:
+        events.publish(ActorStarted(path=cell.path, at=cell.system.now(), incarnation=cell.incarnation))
+
+
+def _caller_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _construct(cell: Cell) -> None:
+    context = cell.context = cell.system.context.copy()
+    context.run(current.set, cell)
+    spec = cell.spec
+    actor = spec.cls.__new__(spec.cls, *spec.args, **spec.kwargs)
+    actor._cell = cell
+    context.run(actor.__init__, *spec.args, **spec.kwargs)
+    cell.actor = actor
+
+
+async def _run_init(cell: Cell) -> None:
+    context = cell.context
+    assert context is not None
+    started = context.run(cell.actor.init)
+    if not inspect.isawaitable(started):
+        return
+    task = cell.task = cell.system.loop.create_task(_awaiting(started), name=f"{cell.name}.init", context=context)
+    try:
+        await _until_done(task, math.inf)
+        if task.cancelled():
+            raise ActorStoppedError(f"init of {cell.path} was cancelled.", actor=cell.path)
+        task.result()
+    except asyncio.CancelledError:
+        task.cancel()  # whoever spawned it went away
+        await _until_done(task, CANCEL_PATIENCE_SECONDS)
+        raise
+    finally:
+        if cell.task is task:
+            cell.task = None
+
+
+async def _awaiting(awaitable: Any) -> Any:
+    return await awaitable
+
+
+# --- ending --------------------------------------------------------------------------------------------------------
+async def halt(cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool = True) -> None:
+    """End the incarnation: current message, children, ``on_stop``, linked tasks and timers. The mailbox stays.
+
+    Args:
+        cell: the actor.
+        reason: given to ``on_stop``, which does not run after a kill.
+        grace: seconds for the actor's own code; then it is cancelled, and a second later abandoned.
+        with_hook: False for an incarnation that never began.
+    """
+    if cell.state == SUSPENDED:
+        return
+    cell.state = HALTING
+    cell.ending = reason
+    system = cell.system
+    deadline = min(system.now() + grace, system.stop_deadline)
+    if cell.task is not None:
+        await _finish(cell, cell.task, deadline, cell.handling.name if cell.handling is not None else "init")
+        cell.task = None
+    rare = cell.rare
+    if rare is not None:
+        for timer in list(rare.timers):
+            timer.cancel()
+        rare.timers.clear()
+    if cell.family is not None:
+        await cell.family.stop_all()
+        cell.family = None
+    if with_hook and cell.kind.has_on_stop and cell.actor is not None and not isinstance(reason, Killed):
+        await _run_on_stop(cell, reason, max(deadline, min(system.now() + cell.spec.grace, system.stop_deadline)))
+    if rare is not None:
+        await _end_tasks(cell)
+        for watched in rare.watching:
+            if watched.rare is not None:
+                watched.rare.monitors.pop(cell, None)
+        rare.watching.clear()
+    cell.actor = None
+    cell.handling = None
+    cell.waiting_on = None
+    cell.state = SUSPENDED
+
+
+async def _run_on_stop(cell: Cell, reason: ExitReason, deadline: float) -> None:
+    context = cell.context
+    assert context is not None
+    try:
+        ended = context.run(cell.actor.on_stop, reason)
+        if inspect.isawaitable(ended):
+            task = cell.system.loop.create_task(_awaiting(ended), name=f"{cell.name}.on_stop", context=context)
+            cell.task = task
+            await _finish(cell, task, deadline, "on_stop")
+            cell.task = None
+            if not task.done() or task.cancelled():
+                return
+            task.result()
+    except Exception as error:
+        cell.system.crashed(cell, error, "on_stop")
+
+
+async def _end_tasks(cell: Cell) -> None:
+    """Cancel the linked tasks, all at once, and wait for them."""
+    rare = cell.rare
+    if rare is None or not rare.tasks:
+        return
+    tasks = list(rare.tasks)
+    for task in tasks:
+        task.cancel()
+    deadline = cell.system.now() + CANCEL_PATIENCE_SECONDS
+    for task in tasks:
+        await _until_done(task, deadline - cell.system.now())
+        if not task.done():
+            cell.system.abandon(cell.path, f"task {task.get_name()}", task)
+    rare.tasks.clear()
+
+
+async def _finish(cell: Cell, task: asyncio.Task[Any], deadline: float, what: str) -> None:
+    """Wait for the actor's own task until the deadline, then cancel it, then give it up."""
+    loop = cell.system.loop
+    remaining = deadline - loop.time()
+    if remaining > 0.0 and not task.done():
+        await _until_done(task, remaining)
+    if not task.done():
+        task.cancel()
+        await _until_done(task, CANCEL_PATIENCE_SECONDS)
+        if not task.done():
+            cell.system.abandon(cell.path, what, task)
+
+
+async def _until_done(task: asyncio.Task[Any], seconds: float) -> None:
+    """Wait for a task without raising its exception and without cancelling it."""
+    if not task.done():
+        await asyncio.wait((task,), timeout=None if seconds == math.inf else max(seconds, 0.0))
+
+
+async def wait_for(cell: Cell, coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a wait of the lifecycle (a back-off) as the cell's task, so that ``interrupt`` can end it."""
+    task = cell.task = cell.system.loop.create_task(coroutine, name=f"{cell.name}.wait")
+    try:
+        await _until_done(task, math.inf)
+    finally:
+        task.cancel()
+        cell.task = None
+
+
+def interrupt(cell: Cell) -> None:
+    """Cancel what the actor's own code or the lifecycle waits for on its behalf."""
+    task = cell.task
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+def trivially_stopped(cell: Cell) -> bool:
+    """Return whether there is nothing to wait for: no code running, no hook, no child, no task, no timer."""
+    rare = cell.rare
+    return (
+        cell.task is None
+        and cell.state in (IDLE, READY, SUSPENDED)
+        and cell.family is None
+        and not cell.kind.has_on_stop
+        and (rare is None or not (rare.tasks or rare.timers or rare.watching))
+    )
+
+
+def close_mailbox(cell: Cell, reason: ExitReason) -> None:
+    """Turn queued and later casts into dead letters; fail queued calls and waiting senders."""
+    box, cell.box = cell.box, DeadBox(cell)
+    cell.fate = reason
+    if box and not isinstance(box, DeadBox):
+        for item in box:
+            cell.system.refuse(cell, item)
+    rare = cell.rare
+    if rare is not None:
+        while rare.senders:
+            item, room = rare.senders.popleft()
+            if room.done():
+                continue
+            if isinstance(room, Reply):
+                cell.system.refuse(cell, item)
+            else:
+                room.set_exception(stopped_error(cell))
+
+
+def stopped_error(cell: Cell) -> Exception:
+    """Return what a caller of a stopped actor gets."""
+    why = cell.fate.why if isinstance(cell.fate, Shutdown) else None
+    if isinstance(why, RestartsExhaustedError):
+        error = RestartsExhaustedError(why.message, actor=why.actor)
+        error.__cause__ = why.__cause__
+        return error
+    return ActorStoppedError(
+        f"{cell.path} has stopped ({_phrase(cell.fate)}); the message was not delivered.", actor=cell.path
+    )
+
+
+def _phrase(reason: ExitReason | None) -> str:
+    if reason is None or isinstance(reason, NoActor):
+        return "no such actor"
+    if isinstance(reason, Normal):
+        return "it had finished"
+    if isinstance(reason, Shutdown):
+        return f"shutdown: {reason.why}" if reason.why else "shutdown"
+    if isinstance(reason, Crashed):
+        return f"crashed: {type(reason.error).__name__}: {reason.error}"
+    return "killed"
+
+
+def bury(cell: ActorRef[Any] | Cell, reason: ExitReason) -> None:
+    """Make the end final: dead letters, registry, monitors, links, name, and last the ``stopped`` future."""
+    if cell.state == DEAD:
+        return
+    close_mailbox(cell, reason)
+    cell.state = DEAD
+    cell.actor = None
+    cell.context = None
+    system = cell.system
+    system.forget(cell)
+    parent = cell.parent
+    if parent is not None and parent.family is not None:
+        parent.family.removed(cell)
+    if system.events.active:
+        system.events.publish(
+            ActorStopped(path=cell.path, at=system.now(), incarnation=cell.incarnation, reason=reason)
+        )
+    rare = cell.rare
+    if rare is None:
+        return
+    down = Down(ref=cell, reason=reason, incarnation=cell.incarnation)  # type: ignore[arg-type]
+    monitors, rare.monitors = rare.monitors, {}
+    for watcher in monitors:
+        if watcher.rare is not None:
+            watcher.rare.watching.pop(cell, None)
+        _tell(watcher, "on_down", down)
+    links, rare.links = rare.links, {}
+    for other in links:
+        if other.rare is not None:
+            other.rare.links.pop(cell, None)
+        if other.kind.hooks["on_exit"] is not None:
+            _tell(other, "on_exit", down)
+        elif not isinstance(reason, Normal):
+            other.exit(reason)
+    if rare.ended is not None and not rare.ended.done():
+        rare.ended.set_result(reason)
+
+
+def _tell(cell: Cell, hook: str, down: Down) -> None:
+    handler = cell.kind.hooks[hook]
+    if handler is not None and cell.state != DEAD:
+        cell.post((handler, (down,), None))

@@ -1,0 +1,220 @@
+"""Messages: the handler descriptor, the reply slot, and the proxies generated for each actor class.
+
+A message is the tuple ``(handler, args, kwargs or None)``; a call is a ``Reply`` that carries one. The proxies have the
+handlers' own signatures, so a wrong argument is a ``TypeError`` where it is written, not a crash of the receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from tinkex_actors.runtime._core.cell import Cell
+
+__all__ = ["Continuation", "Handler", "Kind", "Message", "Reply", "kind_of"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Message: TypeAlias = "tuple[Handler[..., Any], tuple[Any, ...], Mapping[str, Any] | None]"
+
+
+class Handler(Generic[P, R]):
+    """A method that can be sent as a message; made by ``handler``.
+
+    On an actor instance it is the plain method. Through a ref it is ``ref.call.name``, ``ref.cast.name`` and
+    ``ref.send.name``, with the same parameters.
+    """
+
+    def __init__(self, function: Callable[..., Any], raises: tuple[type[Exception], ...] = ()) -> None:
+        self.function = function
+        self.raises = raises
+        self.name = function.__name__
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[P, Awaitable[R]]:
+        if instance is None:
+            return self  # type: ignore[return-value]  # the class attribute is the handler itself
+        bound: Callable[P, Awaitable[R]] = self.function.__get__(instance, owner)
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<handler {self.function.__qualname__}>"
+
+
+class Continuation(tuple):  # type: ignore[type-arg]
+    """A message that goes before everything queued, but after continuations queued earlier."""
+
+    __slots__ = ()
+
+
+class Reply(asyncio.Future):  # type: ignore[type-arg]
+    """The reply slot of a call and its envelope in one object."""
+
+    __slots__ = ("message",)
+
+    message: Message
+
+    def answer(self, value: object) -> None:
+        """Give the caller its result, unless it went away."""
+        if not self.done():
+            self.set_result(value)
+
+    def fail(self, error: BaseException) -> None:
+        """Give the caller an error, unless it went away."""
+        if self.done():
+            return
+        if isinstance(error, StopIteration):  # a future refuses it; PEP 479 does the same in a generator
+            wrapped = RuntimeError("the handler raised StopIteration")
+            wrapped.__cause__ = error
+            error = wrapped
+        self.set_exception(error)
+        self.exception()  # a caller cancelled in this very turn never looks: that is not an unhandled error
+
+
+class Proxy:
+    """Base of the generated proxies."""
+
+    __slots__ = ("_cell",)
+
+    def __init__(self, cell: Any) -> None:
+        self._cell = cell
+
+    def __getattr__(self, name: str) -> Any:
+        known = ", ".join(sorted(key for key in vars(type(self)) if not key.startswith("_"))) or "none"
+        raise AttributeError(
+            f"{type(self).__name__} has no message {name!r}; its messages: {known}. "
+            "Only methods decorated with @handler can be sent."
+        )
+
+
+class TimedProxy(Proxy):
+    """Base of the generated call proxies."""
+
+    __slots__ = ("_timeout",)
+
+    def __init__(self, cell: Any, timeout: float) -> None:
+        self._cell = cell
+        self._timeout = timeout
+
+
+class Kind:
+    """What the runtime knows about an actor class; made at its first spawn, kept in the class."""
+
+    __slots__ = ("call", "cast", "cls", "handlers", "has_init", "has_on_stop", "hooks", "send", "tasked")
+
+    def __init__(self, cls: type[Any], base: type[Any]) -> None:
+        self.cls = cls
+        self.handlers: dict[str, Handler[..., Any]] = {}
+        for name in dir(cls):
+            attribute = inspect.getattr_static(cls, name)
+            if isinstance(attribute, Handler):
+                self.handlers[name] = attribute
+        self.tasked = any(handler.is_async for handler in self.handlers.values())
+        self.has_init = cls.init is not base.init
+        self.has_on_stop = cls.on_stop is not base.on_stop
+        self.hooks = {name: _hook(cls, name) for name in ("on_down", "on_exit")}
+        self.cast = _proxy(cls, Proxy, "cast", self.handlers, "{self}._cell.put({message})")
+        self.call = _proxy(cls, TimedProxy, "call", self.handlers, "{self}._cell.ask({message}, {self}._timeout)")
+        self.send = _proxy(cls, Proxy, "send", self.handlers, "{self}._cell.send({message})")
+        self.tasked = self.tasked or any(hook is not None and hook.is_async for hook in self.hooks.values())
+
+
+def kind_of(cls: type[Any], base: type[Any]) -> Kind:
+    """Return the record of an actor class, made once.
+
+    Args:
+        cls: the actor class.
+        base: ``Actor`` itself, whose hooks do nothing.
+    """
+    kind = cls.__dict__.get("_kind")
+    if kind is None:
+        kind = Kind(cls, base)
+        cls._kind = kind
+    return kind  # type: ignore[no-any-return]
+
+
+def _hook(cls: type[Any], name: str) -> Handler[..., Any] | None:
+    found = inspect.getattr_static(cls, name, None)
+    if found is None or isinstance(found, Handler):
+        return found
+    return Handler(found)
+
+
+def _proxy(cls: type[Any], base: type[Any], kind: str, handlers: Mapping[str, Handler[..., Any]], body: str) -> Any:
+    members: dict[str, Any] = {"__slots__": (), "__doc__": f"The messages of ``{cls.__name__}``, for ``ref.{kind}``."}
+    for name, handler in handlers.items():
+        members[name] = _method(name, handler, body)
+    return type(f"{cls.__name__}.{kind}", (base,), members)
+
+
+def _method(name: str, handler: Handler[..., Any], body: str) -> Callable[..., Any]:
+    """Compile ``def name(proxy, <the handler's parameters>): return <body>``."""
+    scope: dict[str, Any] = {"_handler": handler}
+    declared, positional, keywords = ["_proxy"], [], []
+    starred = False
+    parameters = list(inspect.signature(handler.function).parameters.values())[1:]
+    for index, parameter in enumerate(parameters):
+        text = parameter.name
+        if parameter.default is not parameter.empty:
+            scope[f"_default{index}"] = parameter.default
+            text += f"=_default{index}"
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            starred = True
+            declared.append("*" + text)
+            positional.append(f"*{parameter.name}")
+        elif parameter.kind is parameter.VAR_KEYWORD:
+            declared.append("**" + text)
+            keywords.append(f"**{parameter.name}")
+        elif parameter.kind is parameter.KEYWORD_ONLY:
+            if not starred:
+                starred = True
+                declared.append("*")
+            declared.append(text)
+            keywords.append(f"{parameter.name!r}: {parameter.name}")
+        else:
+            declared.append(text)
+            positional.append(parameter.name)
+    last_positional_only = max((i for i, p in enumerate(parameters) if p.kind is p.POSITIONAL_ONLY), default=-1)
+    if last_positional_only >= 0:
+        declared.insert(last_positional_only + 2, "/")
+    args = f"({', '.join(positional)},)" if positional else "()"
+    kwargs = f"{{{', '.join(keywords)}}}" if keywords else "None"
+    expression = body.format(self="_proxy", message=f"(_handler, {args}, {kwargs})")
+    # The source is built from identifiers that inspect took from a compiled function, never from text of a user's.
+    exec(f"def {name}({', '.join(declared)}):\n    return {expression}", scope)
+    method: Callable[..., Any] = scope[name]
+    method.__doc__ = handler.__doc__
+    method.__qualname__ = handler.function.__qualname__
+    return method
+
+
+class Lane:
+    """Stands in for a cell inside a cast proxy: collects the message instead of queueing it."""
+
+    __slots__ = ("message",)
+
+    message: Message | None
+
+    def __init__(self) -> None:
+        self.message = None
+
+    def put(self, message: Message) -> None:
+        """Keep the message."""
+        self.message = message
+
+
+def message_of(callback: Callable[..., object], args: tuple[Any, ...], cell: Cell) -> Message | None:
+    """Return the message that ``callback(*args)`` would cast to ``cell``, or None if it is not such a cast."""
+    proxy = getattr(callback, "__self__", None)
+    if not isinstance(proxy, Proxy) or isinstance(proxy, TimedProxy) or proxy._cell is not cell:
+        return None
+    if type(proxy) is not cell.kind.cast:
+        return None
+    lane = Lane()
+    callback.__func__(type(proxy)(lane), *args)  # type: ignore[attr-defined]
+    return lane.message

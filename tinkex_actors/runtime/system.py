@@ -1,0 +1,403 @@
+"""The actor system: the root of a tree on one event loop. Nothing about it is global."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError
+from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell
+from tinkex_actors.runtime._core.children import Children
+from tinkex_actors.runtime._core.lifecycle import stopped_error
+from tinkex_actors.runtime._core.messages import Handler, Message, Reply, kind_of
+from tinkex_actors.runtime._core.restarts import Policy
+from tinkex_actors.runtime._core.scheduler import Scheduler
+from tinkex_actors.runtime.actor import Actor
+from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart
+from tinkex_actors.runtime.events import ActorCrashed, DeadLetter, DidNotStop, EventHub, Rejected
+from tinkex_actors.runtime.exits import Abandoned, Shutdown, StopReport
+from tinkex_actors.runtime.ref import ActorRef
+from tinkex_actors.runtime.registry import Registry
+from tinkex_actors.runtime.statistics import ActorTree, tree_of
+from tinkex_actors.runtime.timers import Deadlines
+
+if TYPE_CHECKING:
+    from typing import Self
+
+__all__ = ["ActorSystem", "DeadLetters", "LostMessage"]
+
+A = TypeVar("A", bound=Actor)
+T = TypeVar("T")
+
+STOP_SECONDS = 30.0
+KEPT_LETTERS = 1000
+
+
+class LostMessage(msgspec.Struct, frozen=True):
+    """A message no handler saw: where it was going, which it was, why it was lost. Its arguments are not kept."""
+
+    path: str
+    message: str
+    why: str
+
+
+class DeadLetters:
+    """The last 1000 lost messages, and a count of all by actor and message."""
+
+    def __init__(self) -> None:
+        self.recent: deque[LostMessage] = deque(maxlen=KEPT_LETTERS)
+        self.counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, letter: LostMessage) -> None:
+        """Keep and count one."""
+        self.recent.append(letter)
+        self.counts[letter.path, letter.message] += 1
+
+    def __len__(self) -> int:
+        return self.counts.total()
+
+    def __iter__(self) -> Any:
+        return iter(self.recent)
+
+
+class _Root(Actor):
+    supervises = True
+
+
+class ActorSystem:
+    """A tree of supervised actors; ``async with`` starts and stops it.
+
+    Leaving the block stops every actor. When restarts are exhausted up to the root, the tree is stopped, the block's body
+    is cancelled, and the ``RestartsExhaustedError`` is raised out of the block.
+
+    Args:
+        name: shown in logs; part of a pickled ref.
+        seed: of ``system.rng``, the one source of randomness (back-off jitter, user's choice).
+        max_restarts: restarts of top-level actors allowed within ``max_seconds``.
+        max_seconds: length of the window.
+        stop_timeout: seconds that leaving the block may take.
+
+    Attributes:
+        events: publish and subscribe; see ``runtime.events``.
+        registry: names for actors.
+        dead_letters: messages that were lost.
+        rng: ``random.Random(seed)``.
+    """
+
+    ref_class = ActorRef[Any]
+    actor_class = Actor
+
+    def __init__(
+        self,
+        name: str = "system",
+        seed: int = 0,
+        *,
+        max_restarts: int = 3,
+        max_seconds: float = 5.0,
+        stop_timeout: float = STOP_SECONDS,
+    ) -> None:
+        self.name = name
+        self.rng = random.Random(seed)
+        self.events = EventHub()
+        self.registry = Registry()
+        self.dead_letters = DeadLetters()
+        self.stop_deadline = math.inf
+        self.failure: BaseException | None = None
+        self._policy = Policy(max_restarts=max_restarts, max_seconds=max_seconds)
+        self._stop_timeout = stop_timeout
+        self._root: ActorRef[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._abandoned: list[Abandoned] = []
+        self._buried = 0
+        self._host: asyncio.Task[Any] | None = None
+        self._host_cancelled = False
+        self._stopping: asyncio.Task[StopReport] | None = None
+        self._executors: dict[str, ThreadPoolExecutor] = {}
+        self._jobs: dict[asyncio.Future[Any], str] = {}
+        self._log: Any = None
+
+    # --- life ------------------------------------------------------------------------------------------------------
+    async def start(self) -> Self:
+        """Bind the system to the running loop. Idempotent; a stopped system does not start again."""
+        if self._root is not None:
+            if self._root.state == DEAD:
+                raise ClosedError(f"The system {self.name!r} has stopped; make a new one.")
+            return self
+        loop = self._loop = asyncio.get_running_loop()
+        self.context = contextvars.copy_context()
+        self.scheduler = Scheduler(loop)
+        self.deadlines = Deadlines(loop)
+        spec = ChildSpec(_Root)
+        root = ActorRef[Any](self, None, "", spec, kind_of(_Root, Actor))
+        root.state = IDLE
+        root.family = Children(root, self._policy)
+        self._root = root
+        return self
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        self._host = asyncio.current_task()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        host, self._host = self._host, None
+        await self.stop()
+        if self.failure is None:
+            return
+        if self._host_cancelled and host is not None and host.uncancel() > 0:
+            return  # somebody else cancelled the block too: that cancellation goes on
+        if error is None or isinstance(error, asyncio.CancelledError):
+            raise self.failure
+
+    async def stop(self, timeout: float | None = None) -> StopReport:
+        """Stop every actor, right to left, and the executors. Idempotent: later calls get the same report.
+
+        Args:
+            timeout: seconds for everything, 30 by default. What does not stop by then is cancelled, then abandoned, and
+                named in the report.
+        """
+        if self._loop is None:
+            return StopReport(seconds=0.0, stopped=0)
+        if self._stopping is None:
+            self._stopping = self._loop.create_task(
+                self._stop(self._stop_timeout if timeout is None else timeout), name=f"{self.name}.stop"
+            )
+        return await asyncio.shield(self._stopping)
+
+    async def _stop(self, timeout: float) -> StopReport:
+        loop, root = self.loop, self.root
+        began = loop.time()
+        self.stop_deadline = began + timeout
+        if root.family is not None:
+            await root.family.stop_all()
+        root.family = None
+        root.state = DEAD
+        root.fate = Shutdown("system stopped")
+        await self._stop_executors()
+        self.deadlines.close()
+        return StopReport(
+            seconds=loop.time() - began,
+            stopped=self._buried,
+            abandoned=tuple(self._abandoned),
+            failure=self.failure,
+        )
+
+    async def _stop_executors(self) -> None:
+        for executor in self._executors.values():
+            executor.shutdown(wait=False, cancel_futures=True)
+        for job in list(self._jobs):
+            remaining = max(self.stop_deadline - self.now(), 0.0)
+            if not job.done():
+                await asyncio.wait((job,), timeout=remaining)
+        for what in self._jobs.values():
+            self._abandoned.append(Abandoned("executor", what))
+
+    def escalate(self, error: RestartsExhaustedError) -> None:
+        """The root's children crashed too often: stop everything and raise out of the ``async with`` block."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self.log.error("system.failed", system=self.name, error=str(error), tree="\n" + str(self.tree()))
+        self.track(self._fail(), f"{self.name}.fail")
+
+    async def _fail(self) -> None:
+        await self.stop()
+        if self._host is not None and not self._host.done():
+            self._host_cancelled = True
+            self._host.cancel()
+
+    # --- actors ----------------------------------------------------------------------------------------------------
+    async def spawn(
+        self,
+        cls: type[A],
+        *args: Any,
+        name: str | None = None,
+        restart: Restart = "permanent",
+        mailbox: Mailbox = DEFAULT_MAILBOX,
+        shutdown: float | None = None,
+        **kwargs: Any,
+    ) -> ActorRef[A]:
+        """Start a top-level actor and return its ref once its ``init`` is done.
+
+        Args:
+            cls: the actor class.
+            *args: of its ``__init__``, as are other keywords; the same objects are used again at each restart.
+            name: unique among top-level actors; None takes the class name and a number.
+            restart: ``permanent`` always comes back, ``transient`` after a crash or kill, ``temporary`` never.
+            mailbox: bound and policy.
+            shutdown: seconds it gets to stop; None means 5, or no limit for supervisors.
+
+        Raises:
+            StartFailedError: ``__init__`` or ``init`` raised, or the name is taken.
+            ClosedError: the system is not running.
+        """
+        spec = ChildSpec(cls, args, kwargs, name=name, restart=restart, mailbox=mailbox, shutdown=shutdown)
+        return await self.start_child(spec)
+
+    async def start_child(self, spec: ChildSpec) -> ActorRef[Any]:
+        """Start a top-level actor from a spec."""
+        family = self.root.family
+        if family is None or self._stopping is not None:
+            raise ClosedError(f"The system {self.name!r} has stopped and starts no more actors.")
+        return await family.start(spec)
+
+    @property
+    def root(self) -> ActorRef[Any]:
+        """The cell above all top-level actors."""
+        if self._root is None:
+            raise ClosedError(f"The system {self.name!r} has not started; use `async with` or `await system.start()`.")
+        return self._root
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The event loop it lives on."""
+        if self._loop is None:
+            raise ClosedError(f"The system {self.name!r} has not started; use `async with` or `await system.start()`.")
+        return self._loop
+
+    def now(self) -> float:
+        """The loop's time, in seconds; virtual in tests."""
+        return self.loop.time()
+
+    def whereis(self, key: str) -> ActorRef[Any] | None:
+        """Return the actor at a path (``/service/core``), or of a registered key, or the top-level actor of that name."""
+        if not key.startswith("/"):
+            found = self.registry.lookup(key)
+            if found is not None:
+                return found
+        cell: ActorRef[Any] | None = self.root
+        for name in filter(None, key.split("/")):
+            cell = cell.family.cells.get(name) if cell is not None and cell.family is not None else None
+        return cell
+
+    def tree(self) -> ActorTree:
+        """Return a frozen picture of every actor; ``print`` draws it."""
+        tree = tree_of(self.root)
+        return msgspec.structs.replace(tree, name=self.name)
+
+    # --- blocking work ---------------------------------------------------------------------------------------------
+    async def blocking(self, function: Callable[..., T], *args: Any, executor: str = "default", workers: int = 1) -> T:
+        """Run ``function(*args)`` on a thread and wait for it.
+
+        Args:
+            function: may block; holding the GIL for long still delays the loop.
+            *args: its arguments.
+            executor: name of the thread pool; pools are made at first use and owned by the system.
+            workers: threads of the pool, if this call makes it.
+
+        Cancelling the caller does not stop the thread; stopping the system waits for it until the deadline.
+        """
+        if self._stopping is not None and self.root.state == DEAD:
+            raise ClosedError(f"The system {self.name!r} has stopped and runs no more blocking calls.")
+        pool = self._executors.get(executor)
+        if pool is None:
+            if workers < 1:
+                raise ConfigError(f"workers= of executor {executor!r} must be 1 or more, got {workers!r}.")
+            pool = ThreadPoolExecutor(workers, thread_name_prefix=f"{self.name}.{executor}")
+            self._executors[executor] = pool
+        context = contextvars.copy_context()
+        job = self.loop.run_in_executor(pool, functools.partial(context.run, function, *args))
+        self._jobs[job] = f"{executor}: {getattr(function, '__qualname__', function)!s}"
+        job.add_done_callback(self._job_done)
+        return await asyncio.shield(job)
+
+    def _job_done(self, job: asyncio.Future[Any]) -> None:
+        self._jobs.pop(job, None)
+        if not job.cancelled():
+            job.exception()
+
+    # --- what the cells report -------------------------------------------------------------------------------------
+    @property
+    def log(self) -> Any:
+        """The structlog logger, bound to the system's name; made at first use, for structlog takes long to import."""
+        if self._log is None:
+            import structlog
+
+            self._log = structlog.get_logger("tinkex_actors.runtime").bind(system=self.name)
+        return self._log
+
+    def track(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a lifecycle operation as a task the system holds on to."""
+        task = self.loop.create_task(coroutine, name=name, context=self.context.copy())
+        self._tasks[task] = None
+        task.add_done_callback(self._untrack)
+        return task
+
+    def _untrack(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.pop(task, None)
+
+    def refuse(self, cell: Cell, item: Message | Reply) -> None:
+        """A message for an actor that has stopped or is stopping."""
+        if isinstance(item, Reply):
+            item.fail(stopped_error(cell))
+        else:
+            self.lost(cell, item[0].name, "actor stopped")
+
+    def drop(self, cell: Cell, item: Message | Reply, why: str) -> None:
+        """A message dropped by a mailbox's policy; a call fails with ``MailboxFullError``."""
+        if isinstance(item, Reply):
+            item.fail(cell.full_error())
+            self.lost(cell, item.message[0].name, why)
+        else:
+            self.lost(cell, item[0].name, why)
+
+    def lost(self, cell: Cell, message: str, why: str) -> None:
+        """Record a dead letter."""
+        path = cell.path
+        self.dead_letters.add(LostMessage(path, message, why))
+        if self.events.active:
+            self.events.publish(DeadLetter(path=path, at=self.now(), message=message, why=why))
+
+    def rejected(self, cell: Cell, handler: Handler[..., Any], error: BaseException) -> None:
+        """A handler said no."""
+        if self.events.active:
+            self.events.publish(Rejected(path=cell.path, at=self.now(), message=handler.name, error=error))
+
+    def crashed(self, cell: Cell, error: BaseException, where: str) -> None:
+        """A crash: one log line, one event."""
+        self.log.error(
+            "actor.crashed",
+            actor=cell.path,
+            where=where,
+            incarnation=cell.incarnation,
+            error=repr(error),
+            exc_info=error,
+        )
+        if self.events.active:
+            self.events.publish(
+                ActorCrashed(path=cell.path, at=self.now(), incarnation=cell.incarnation, where=where, error=error)
+            )
+
+    def escaped(self, cell: Cell, where: str, error: BaseException) -> None:
+        """A BaseException on its way out of the loop: the actor is over, nothing of it is run again."""
+        cell.state = SUSPENDED
+        cell.more().last_crash = repr(error)
+        self.log.error("actor.escaped", actor=cell.path, where=where, incarnation=cell.incarnation, error=repr(error))
+
+    def abandon(self, path: str, what: str, task: asyncio.Task[Any]) -> None:
+        """Something ignored its cancellation."""
+        stack = tuple(
+            f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
+        )
+        self._abandoned.append(Abandoned(path, what, stack))
+        self.log.error("actor.did_not_stop", actor=path, what=what, stack=stack)
+        if self.events.active:
+            self.events.publish(DidNotStop(path=path, at=self.now(), what=what, stack=stack))
+
+    def forget(self, cell: Cell) -> None:
+        """An actor was buried."""
+        self._buried += 1
+        self.registry.forget(cell)
