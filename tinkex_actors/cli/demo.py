@@ -57,11 +57,12 @@ def run_demo(*, live: bool) -> None:
     Raises:
         ModelNotInstalledError: the weights are not here and cannot be fetched.
     """
-    from tinkex_actors.cli import local_models, loop
+    from tinkex_actors.cli import local_models
+    from tinkex_actors.runtime import run
 
     script = load_script(find_script())
     local_models.pull(script.MODEL, _print)
-    history = loop.run_to_end(_train(script, live=live))
+    history = run(_train(script, live=live))
     script.plot(history, PICTURE)
     print(f"The loss curve is in {PICTURE}.")
     print(script.summary(history))

@@ -1,6 +1,7 @@
 """The commands, their arguments and their help. The work is in the modules beside this one, imported when needed.
 
-Exit codes: 0 done, 1 an error of this package (one line on stderr), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 an error of this package (told on stderr), 2 wrong usage, 70 something did not stop in time, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ def serve(
     strict: Annotated[bool, typer.Option("--strict", help="refuse what a hosted server would refuse")] = False,
 ) -> None:
     """Serve the local engine over HTTP, until SIGINT or SIGTERM."""
-    from tinkex_actors.cli import loop, serving
+    from tinkex_actors.cli.serving import serve_until_stopped
+    from tinkex_actors.runtime import run
 
-    loop.run_to_end(serving.serve_until_stopped(model, host=host, port=port, dialect=dialect, strict=strict))
+    run(serve_until_stopped(model, host=host, port=port, dialect=dialect, strict=strict))
 
 
 @app.command()
@@ -64,10 +66,10 @@ def sample(
     seed: Annotated[int | None, typer.Option(min=0, help="for the same answer each time", show_default=False)] = None,
 ) -> None:
     """Ask a local model one thing and print its answer."""
-    from tinkex_actors.cli import loop, sampling
+    from tinkex_actors.cli.sampling import answer
+    from tinkex_actors.runtime import run
 
-    answer = sampling.answer(model, text, max_tokens=max_tokens, temperature=temperature, seed=seed)
-    typer.echo(loop.run_to_end(answer))
+    typer.echo(run(answer(model, text, max_tokens=max_tokens, temperature=temperature, seed=seed)))
 
 
 @models.command("list")
