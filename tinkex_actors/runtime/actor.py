@@ -144,9 +144,9 @@ class Actor:
         def done(task: asyncio.Task[T]) -> None:
             if cell.rare is not None:
                 cell.rare.tasks.pop(task, None)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                if cell.incarnation == incarnation and isinstance(error, Exception):
-                    cell.crash(error, f"task {label}")
+            error = None if task.cancelled() else task.exception()
+            if cell.incarnation == incarnation and isinstance(error, Exception):
+                cell.crash(error, f"task {label}")
 
         task.add_done_callback(done)
         return task
@@ -180,7 +180,7 @@ class Actor:
         return await cell.family.start(spec)
 
     def monitor(self, ref: ActorRef[Any]) -> None:
-        """Get a ``Down`` in ``on_down`` when ``ref`` ends for good (at once, with ``NoActor``, if it has). Idempotent."""
+        """Get a ``Down`` in ``on_down`` when ``ref`` ends for good; at once, with ``NoActor``, if it has ended."""
         cell = self._cell
         hook = cell.kind.hooks["on_down"]
         if hook is None:

@@ -48,8 +48,10 @@ class ActorRef(Cell, Generic[A_co]):
 
     @property
     def cast(self) -> A_co:
-        """Messages without a reply. Raises ``MailboxFullError`` as the mailbox's policy says; to a stopped actor, a dead
-        letter."""
+        """Messages without a reply.
+
+        Raises ``MailboxFullError`` as the mailbox's policy says. To a stopped actor: a dead letter.
+        """
         return cast("A_co", self.kind.cast(self))
 
     @property
@@ -80,7 +82,7 @@ class ActorRef(Cell, Generic[A_co]):
 
     @property
     def stopped(self) -> asyncio.Future[ExitReason]:
-        """A future of the final reason, set after the actor and everything below it has stopped. Shield it to await it."""
+        """A future of the final reason, set after the actor and everything below it has stopped."""
         rare = self.more()
         if rare.ended is None:
             rare.ended = self.system.loop.create_future()

@@ -22,9 +22,9 @@ EXIT_DID_NOT_STOP = 70  # EX_SOFTWARE of sysexits.h
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a program's main coroutine: uvloop if installed, signals handled, exit codes set.
 
-    SIGINT and SIGTERM cancel ``main`` once, so that ``async with ActorSystem()`` stops in order; the second one ends the
-    process. Exit code 1: the system failed (restarts exhausted). 70: something did not stop, such as a thread that cannot
-    be cancelled; the process then ends at once.
+    SIGINT and SIGTERM cancel ``main`` once, so that ``async with ActorSystem()`` stops in order; the second one ends
+    the process. Exit code 1: the system failed (restarts exhausted). 70: something did not stop, such as a thread that
+    cannot be cancelled; the process then ends at once.
 
     Args:
         main: the coroutine; its result is returned.

@@ -86,8 +86,8 @@ class DynamicSupervisor(Actor):
         max_restarts: restarts of one child allowed within ``max_seconds``.
         max_seconds: length of the window.
         backoff: None restarts at once.
-        exhausted: what follows when a child is over the limit: ``escalate`` ends the supervisor (OTP), ``remove`` only the
-            child, whose ``stopped`` future then has ``Shutdown(RestartsExhaustedError)``.
+        exhausted: what follows when a child is over the limit: ``escalate`` ends the supervisor (OTP), ``remove`` only
+            the child, whose ``stopped`` future then has ``Shutdown(RestartsExhaustedError)``.
     """
 
     default_shutdown: ClassVar[float] = math.inf
@@ -181,10 +181,7 @@ class PartitionSupervisor(Actor):
     @handler(raises=ConfigError)
     def partition(self, key: str | int | bytes) -> ActorRef[Any]:
         """Return the partition of a key, the same in every process (integers modulo, the rest by CRC-32)."""
-        if isinstance(key, int):
-            number = key
-        else:
-            number = zlib.crc32(key.encode() if isinstance(key, str) else key)
+        number = key if isinstance(key, int) else zlib.crc32(key.encode() if isinstance(key, str) else key)
         return self.ref.child(str(number % len(self._specs)))
 
 

@@ -7,6 +7,7 @@ import contextvars
 import functools
 import math
 import random
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -77,8 +78,8 @@ class _Root(Actor):
 class ActorSystem:
     """A tree of supervised actors; ``async with`` starts and stops it.
 
-    Leaving the block stops every actor. When restarts are exhausted up to the root, the tree is stopped, the block's body
-    is cancelled, and the ``RestartsExhaustedError`` is raised out of the block.
+    Leaving the block stops every actor. When restarts are exhausted up to the root, the tree is stopped, the block's
+    body is cancelled, and the ``RestartsExhaustedError`` is raised out of the block.
 
     Args:
         name: shown in logs; part of a pickled ref.
@@ -273,7 +274,7 @@ class ActorSystem:
         return self.loop.time()
 
     def whereis(self, key: str) -> ActorRef[Any] | None:
-        """Return the actor at a path (``/service/core``), or of a registered key, or the top-level actor of that name."""
+        """Return the actor at a path (``/service/core``), of a registered key, or the top-level actor of that name."""
         if not key.startswith("/"):
             found = self.registry.lookup(key)
             if found is not None:
@@ -374,7 +375,8 @@ class ActorSystem:
             where=where,
             incarnation=cell.incarnation,
             error=repr(error),
-            exc_info=error,
+            # Formatted here: some renderers of exc_info print local variables, which may hold secrets.
+            exception="".join(traceback.format_exception(error)),
         )
         if self.events.active:
             self.events.publish(

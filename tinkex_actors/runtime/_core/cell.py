@@ -196,7 +196,7 @@ class Cell:
         if not self.state:
             self._schedule()
 
-    async def send(self, message: Message) -> None:
+    async def deliver(self, message: Message) -> None:
         """Queue a message, waiting while the mailbox is full. Raises ``ActorStoppedError`` if the actor stops first."""
         box = self.box
         if box is None or len(box) < self.capacity:

@@ -120,7 +120,7 @@ class Kind:
         self.hooks = {name: _hook(cls, name) for name in ("on_down", "on_exit")}
         self.cast = _proxy(cls, Proxy, "cast", self.handlers, "{self}._cell.put({message})")
         self.call = _proxy(cls, TimedProxy, "call", self.handlers, "{self}._cell.ask({message}, {self}._timeout)")
-        self.send = _proxy(cls, Proxy, "send", self.handlers, "{self}._cell.send({message})")
+        self.send = _proxy(cls, Proxy, "send", self.handlers, "{self}._cell.deliver({message})")
         self.tasked = self.tasked or any(hook is not None and hook.is_async for hook in self.hooks.values())
 
 
@@ -135,7 +135,7 @@ def kind_of(cls: type[Any], base: type[Any]) -> Kind:
     if kind is None:
         kind = Kind(cls, base)
         cls._kind = kind
-    return kind  # type: ignore[no-any-return]
+    return kind
 
 
 def _hook(cls: type[Any], name: str) -> Handler[..., Any] | None:
@@ -216,5 +216,5 @@ def message_of(callback: Callable[..., object], args: tuple[Any, ...], cell: Cel
     if type(proxy) is not cell.kind.cast:
         return None
     lane = Lane()
-    callback.__func__(type(proxy)(lane), *args)  # type: ignore[attr-defined]
+    callback.__func__(type(proxy)(lane), *args)  # type: ignore[attr-defined]  # a bound method, as just seen
     return lane.message
