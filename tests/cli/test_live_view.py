@@ -78,6 +78,20 @@ def test_the_board_shows_the_tree_and_the_numbers() -> None:
     assert "left     18 s" in full
 
 
+def test_on_a_narrow_terminal_the_numbers_stand_under_the_tree() -> None:
+    board = Board("learning", 20)
+
+    def lines(width: int) -> list[str]:
+        console = Console(file=io.StringIO(), width=width)
+        with console.capture() as captured:
+            console.print(board.render("app", width=width))
+        return captured.get().splitlines()
+
+    assert "learning" in lines(100)[0]
+    assert "learning" not in lines(80)[0]
+    assert any("learning" in line for line in lines(80))
+
+
 async def test_the_view_draws_itself_and_prints_above() -> None:
     screen = io.StringIO()
     console = Console(file=screen, width=100, force_terminal=True)
@@ -87,8 +101,11 @@ async def test_the_view_draws_itself_and_prints_above() -> None:
             view.say("before [brackets] stay")
             view.progress(rows([9.0])[0])
             await system.whereis("view").call.draw()
+            drawn_meanwhile = screen.getvalue()
+            view.progress(rows([9.0, 10.0])[1])
 
     drawn = screen.getvalue()
+    assert "step     1/20" in drawn_meanwhile
+    assert "step     2/20" in drawn.removeprefix(drawn_meanwhile)
     assert "before [brackets] stay" in drawn
-    assert "step     1/20" in drawn
     assert "view" in drawn

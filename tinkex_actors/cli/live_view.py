@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
+from rich.table import Table
 from rich.text import Text
 
 from tinkex_actors.runtime import Actor, handler
@@ -23,6 +23,8 @@ __all__ = ["Board", "LiveView", "Step", "eta_seconds", "open_live_view", "sparkl
 REFRESH_SECONDS = 0.2
 BARS = "▁▂▃▄▅▆▇█"
 RECENT_STEPS = 5
+# Below this width, in characters, the numbers stand under the tree.
+WIDE = 100
 
 
 class Step(Protocol):
@@ -68,11 +70,17 @@ class Board:
         self.steps = steps
         self.history: list[Step] = []
 
-    def render(self, tree: str) -> RenderableType:
-        """Return the picture for one moment."""
+    def render(self, tree: str, *, width: int = WIDE) -> RenderableType:
+        """Return the picture for one moment: the tree beside the numbers, or above them on a narrow terminal."""
         actors = Panel(Text(tree, no_wrap=True, overflow="ellipsis"), title="actors", title_align="left")
         numbers = Panel(Text(self._numbers()), title=self.title, title_align="left")
-        return Group(Columns([actors, numbers], expand=True))
+        if width < WIDE:
+            return Group(actors, numbers)
+        grid = Table.grid(expand=True)
+        grid.add_column(ratio=3)
+        grid.add_column(ratio=2)
+        grid.add_row(actors, numbers)
+        return grid
 
     def _numbers(self) -> str:
         if not self.history:
@@ -103,15 +111,21 @@ class LiveView(Actor):
     @handler
     def draw(self) -> None:
         """Draw one frame."""
-        self._live.update(self._board.render(str(self.system.tree())), refresh=True)
+        draw_frame(self._board, self._live, self.system)
+
+
+def draw_frame(board: Board, live: Live, system: ActorSystem) -> None:
+    """Draw the board and the system's tree as they are now."""
+    live.update(board.render(str(system.tree()), width=live.console.width), refresh=True)
 
 
 class OpenView:
     """The view from outside: enter it around the work, and tell it what happened."""
 
-    def __init__(self, board: Board, live: Live) -> None:
+    def __init__(self, board: Board, live: Live, system: ActorSystem) -> None:
         self._board = board
         self._live = live
+        self._system = system
 
     def progress(self, step: Step) -> None:
         """Show one more step."""
@@ -128,6 +142,8 @@ class OpenView:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The last step may be younger than the last frame.
+        draw_frame(self._board, self._live, self._system)
         self._live.stop()
 
 
@@ -143,4 +159,4 @@ async def open_live_view(system: ActorSystem, *, steps: int, title: str, console
     board = Board(title, steps)
     live = Live(console=console, auto_refresh=False, transient=False)
     await system.spawn(LiveView, board, live, name="view", restart="transient")
-    return OpenView(board, live)
+    return OpenView(board, live, system)
