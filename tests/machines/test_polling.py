@@ -231,6 +231,18 @@ def test_a_poll_that_starts_late_is_measured_from_its_real_start() -> None:
     assert step(state, StatusSeen(408), 60.0, 0.0) == Poll(0.05)
 
 
+def test_a_restarted_shell_keeps_the_planned_wait_and_the_floor() -> None:
+    assert Polling("req-1").resume(7.0) == Poll(0.0)
+    state = polling()
+    assert state.resume(0.02) == Poll(pytest.approx(0.03))
+    assert state.resume(3.0) == Poll(0.0)
+    step(state, StatusSeen(429, retry_after=20.0), 3.0, 0.0)
+    assert state.resume(4.0) == Poll(19.0)
+    started(state, 23.0)
+    step(state, MetadataSeen(64), 25.0, 0.0)
+    assert state.resume(25.0) == Poll(0.0, allow_metadata_only=False, reserve_bytes=64)
+
+
 def test_something_that_is_no_answer_raises_and_changes_nothing() -> None:
     state = polling(quick=2, backoff=1)
     before = copy.deepcopy(state)

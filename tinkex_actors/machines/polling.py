@@ -174,6 +174,13 @@ class Polling(Struct):
     billing_since: float | None = None
     reserved_bytes: int = 0
 
+    def resume(self, now: float) -> Poll:
+        """Return the poll with which a restarted shell goes on: what was planned, no earlier than it was planned."""
+        # The last poll either has not started, and keeps its instant, or was cut off, and keeps the floor.
+        last, interrupted = self.last_poll_at, self.polls > self.iteration
+        due = now if last is None else last + (_FLOOR if interrupted else 0.0)
+        return Poll(max(0.0, due - now), self.allow_metadata_only, self.reserved_bytes)
+
 
 def started(state: Polling, now: float) -> None:
     """Take note that the poll numbered ``state.iteration`` starts now; once more if a restarted shell repeats it."""
