@@ -1,4 +1,5 @@
-"""Where every setting comes from: arguments first, then the environment, then a default. The only reader of the environment."""
+"""Where every setting comes from: arguments first, then the environment, then a default. The only reader of the
+environment."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from tinkex_actors.errors import ConfigError, CredentialsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config"]
+__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config", "RetryConfig"]
 
 # Protocol 1.1.
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
@@ -34,7 +35,6 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         timeout: seconds one HTTP exchange may take (protocol 1.1: 60).
         connect_timeout: seconds a connection may take (protocol 1.1: 5).
         poll_timeout: seconds one long poll may take (protocol 4.2: 45).
-        heartbeat_interval: seconds between heartbeats (protocol 5.4: 10).
         stall_after: seconds after which a wait is reported as stalled, and again at each doubling.
         telemetry: whether telemetry is sent.
         engine_store: where the local engine keeps checkpoints.
@@ -48,14 +48,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 60.0
     connect_timeout: float = 5.0
     poll_timeout: float = 45.0
-    heartbeat_interval: float = 10.0
     stall_after: float = 60.0
     telemetry: bool = True
     engine_store: Path = msgspec.field(default_factory=lambda: _default_store({}))
     cache_dir: Path = msgspec.field(default_factory=lambda: _default_cache({}))
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "connect_timeout", "poll_timeout", "heartbeat_interval", "stall_after"):
+        for name in ("timeout", "connect_timeout", "poll_timeout", "stall_after"):
             value = getattr(self, name)
             if not value > 0:
                 raise ConfigError(f"Config.{name}: expected seconds above 0, got {value!r}.")
@@ -119,7 +118,34 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def __repr__(self) -> str:
         key = "None" if self.api_key is None else "'***'"
-        return f"Config(base_url={self.base_url!r}, api_key={key}, project_id={self.project_id!r}, timeout={self.timeout})"
+        return (
+            f"Config(base_url={self.base_url!r}, api_key={key}, project_id={self.project_id!r}, timeout={self.timeout})"
+        )
+
+
+class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """How a sampling client sends lost samples again (official names; protocol 7.5).
+
+    Attributes:
+        progress_timeout: seconds since the call after which nothing is sent again.
+        retry_delay_base: seconds before the first new submission; doubles with each one.
+        retry_delay_max: longest delay in seconds.
+        jitter_factor: share of the delay, in [0, 1], that chance may take away.
+        enable_retry_logic: False fails at the first loss.
+    """
+
+    progress_timeout: float = 7200.0
+    retry_delay_base: float = 0.5
+    retry_delay_max: float = 10.0
+    jitter_factor: float = 0.25
+    enable_retry_logic: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("progress_timeout", "retry_delay_base", "retry_delay_max"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"RetryConfig.{name}: expected seconds above 0, got {getattr(self, name)!r}.")
+        if not 0.0 <= self.jitter_factor <= 1.0:
+            raise ConfigError(f"RetryConfig.jitter_factor: expected a share in [0, 1], got {self.jitter_factor!r}.")
 
 
 def _default_store(env: Mapping[str, str]) -> Path:

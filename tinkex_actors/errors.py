@@ -289,6 +289,7 @@ class APIStatusError(APIError):
         category: ``user``, ``server`` or ``unknown``: whose fault the server says it is.
         request_id: the promise it belongs to, if there is one.
         retry_after: seconds the server asked us to wait, or None.
+        should_retry: the server's ``x-should-retry``; None where it is silent.
     """
 
     def __init__(
@@ -300,12 +301,14 @@ class APIStatusError(APIError):
         category: str = "unknown",
         request_id: str | None = None,
         retry_after: float | None = None,
+        should_retry: bool | None = None,
     ) -> None:
         super().__init__(message, body=body)
         self.status_code = status_code
         self.category = category
         self.request_id = request_id
         self.retry_after = retry_after
+        self.should_retry = should_retry
 
     @property
     def retryable(self) -> bool:

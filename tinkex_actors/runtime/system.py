@@ -273,6 +273,10 @@ class ActorSystem:
         """The loop's time, in seconds; virtual in tests."""
         return self.loop.time()
 
+    async def sleep(self, seconds: float) -> None:
+        """Suspend the caller, on the system's clock; for linked tasks, never for handlers."""
+        await asyncio.sleep(seconds)
+
     def whereis(self, key: str) -> ActorRef[Any] | None:
         """Return the actor at a path (``/service/core``), of a registered key, or the top-level actor of that name."""
         if not key.startswith("/"):

@@ -1,13 +1,13 @@
 """The one seam between the client and a server: a request goes in, a response comes out.
 
-Implementations: :mod:`tinkex_actors.transport.http` (a server somewhere), the local engine (a server in this process), and
-whatever a user's test writes in ten lines.
+Implementations: :mod:`tinkex_actors.transport.http` (a server somewhere), the local engine (a server in this
+process), and whatever a user's test writes in ten lines.
 """
 
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tinkex_actors.errors import ConfigError
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
     from tinkex_actors.config import Config
     from tinkex_actors.runtime import ActorSystem
+    from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.wire.exchange import Request, Response
 
-__all__ = ["Transport", "open_transport"]
+__all__ = ["TokenizerSource", "Transport", "open_transport"]
 
 ENTRY_POINT_GROUP = "tinkex_actors.transports"
 
@@ -41,11 +42,20 @@ class Transport(Protocol):
         ...
 
 
+@runtime_checkable
+class TokenizerSource(Protocol):
+    """A transport whose server is in this process, and so has the model's tokenizer at hand."""
+
+    async def tokenizer(self, base_model: str) -> Tokenizer:
+        """The tokenizer of one of its models."""
+        ...
+
+
 def open_transport(base_url: str, *, system: ActorSystem, config: Config) -> Transport:
     """Return the transport for a base URL, by its scheme.
 
-    ``http`` and ``https`` are served by aiohttp; every other scheme (``local://tiny``) by the entry point of that name in
-    the group ``tinkex_actors.transports``, called as ``factory(base_url, system=system, config=config)``.
+    ``http`` and ``https`` are served by aiohttp; every other scheme (``local://tiny``) by the entry point of that
+    name in the group ``tinkex_actors.transports``, called as ``factory(base_url, system=system, config=config)``.
 
     Raises:
         ConfigError: no such scheme, or the extra it needs is not installed.

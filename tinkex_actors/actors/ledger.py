@@ -1,0 +1,90 @@
+"""Every operation a service has begun and not ended.
+
+The ledger belongs to the service, not to an actor: a shell that crashes is rebuilt around it, and when nothing can be
+rebuilt any more, one call fails everything that waits.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import structlog
+
+from tinkex_actors.actors.explanation import Explanation, OperationRecord, OperationStalled
+from tinkex_actors.actors.futures import ApiFuture
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from tinkex_actors.runtime import ActorSystem
+
+__all__ = ["Ledger", "OperationLost"]
+
+_log = structlog.get_logger("tinkex_actors.operations")
+
+
+class OperationLost(msgspec.Struct, frozen=True, tag="operation.lost"):
+    """Event: an operation failed and nobody ever looked."""
+
+    operation: str
+    ids: dict[str, Any]
+    error: str
+
+
+class Ledger:
+    """Opens futures and knows which of them are pending.
+
+    Args:
+        system: takes the events.
+        loop: the loop the futures belong to.
+        stall_after: seconds after which a wait is reported, and again at each doubling.
+    """
+
+    def __init__(self, system: ActorSystem, *, loop: asyncio.AbstractEventLoop, stall_after: float) -> None:
+        self._loop = loop
+        self._system = system
+        self._stall_after = stall_after
+        self._pending: dict[ApiFuture[Any], float] = {}
+
+    def open(self, operation: str, **ids: object) -> ApiFuture[Any]:
+        """Begin an operation: a pending future that this ledger knows."""
+        future: ApiFuture[Any] = ApiFuture(operation, loop=self._loop, ids=ids, on_lost=self._lost)
+        self._pending[future] = self._stall_after
+        future.add_done_callback(self._ended)
+        return future
+
+    def explain(self, *notes: str) -> Explanation:
+        """Records of everything pending, oldest first."""
+        return Explanation(records=tuple(future.record() for future in self._pending), notes=notes)
+
+    def fail_all(self, error: BaseException) -> None:
+        """End everything pending with one error."""
+        for future in list(self._pending):
+            future.fail(error)
+
+    def report_stalled(self) -> None:
+        """Publish one event for each operation that has waited too long since the last look."""
+        now = self._loop.time()
+        for future, limit in list(self._pending.items()):
+            if now - future.created_at < limit:
+                continue
+            while now - future.created_at >= limit:
+                limit *= 2
+            self._pending[future] = limit
+            record: OperationRecord = future.record()
+            self._system.events.publish(OperationStalled(record))
+            _log.warning(
+                "operation.stalled", operation=record.operation, age=record.age, state=record.state, **record.ids
+            )
+
+    def _ended(self, future: ApiFuture[Any]) -> None:
+        self._pending.pop(future, None)
+
+    def _lost(self, future: ApiFuture[Any]) -> None:
+        error = future.exception()
+        event = OperationLost(
+            operation=future.operation, ids=dict(future.ids), error=f"{type(error).__name__}: {error}"
+        )
+        self._system.events.publish(event)
+        _log.error("operation.lost", operation=event.operation, error=event.error, **event.ids)

@@ -1,0 +1,207 @@
+"""What the clients of one service stand on: the link, the desks, and the tree of actors around them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from tinkex_actors.actors.byte_gate import ByteGate
+from tinkex_actors.actors.courier import CourierDesk
+from tinkex_actors.actors.dispatcher import DispatcherDesk
+from tinkex_actors.actors.ledger import Ledger
+from tinkex_actors.actors.link import Link
+from tinkex_actors.actors.poller import PollerDesk, Promise
+from tinkex_actors.actors.sequencer import SequencerDesk
+from tinkex_actors.actors.session import SessionDesk, finish
+from tinkex_actors.actors.telemetry import TelemetryDesk
+from tinkex_actors.actors.tree import ServiceTree
+from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
+from tinkex_actors.machines.admission import AdmissionLimits
+from tinkex_actors.runtime import ActorSystem
+from tinkex_actors.transport import open_transport
+
+if TYPE_CHECKING:
+    from tinkex_actors.actors.explanation import Explanation
+    from tinkex_actors.actors.futures import ApiFuture
+    from tinkex_actors.config import Config
+    from tinkex_actors.types import ClientConfigResponse, FinishStatus
+    from tinkex_actors.wire.routes import Route
+
+__all__ = ["Backbone"]
+
+_DRAIN_SECONDS = 5.0
+_log = structlog.get_logger("tinkex_actors.service")
+
+
+class Backbone:
+    """One service: made on its loop, started in the background, stopped once.
+
+    Args:
+        config: settings.
+        system: the actors' home; None makes one of our own, which ends with the service.
+        user_metadata: free notes for the session.
+        display_name: what people see.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        system: ActorSystem | None,
+        user_metadata: dict[str, str] | None,
+        display_name: str | None,
+    ) -> None:
+        self.config = config
+        self.loop = asyncio.get_running_loop()
+        self._owns_system = system is None
+        self.system = ActorSystem(name="tinkex") if system is None else system
+        self.transport = open_transport(config.base_url, system=self.system, config=config)
+        self.link = Link(self.transport, config=config, system=self.system)
+        self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after)
+        self.session = SessionDesk(
+            ledger=self.ledger, user_metadata=user_metadata, display_name=display_name, on_flags=self._apply
+        )
+        self.poller = PollerDesk()
+        self.courier = CourierDesk(ledger=self.ledger)
+        self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller)
+        self.telemetry = TelemetryDesk(
+            enabled=config.telemetry, now=self.loop.time, secret=config.api_key if config.needs_key else None
+        )
+        self._apply(self.session.flags)
+        self.tree = ServiceTree(
+            session=self.session,
+            poller=self.poller,
+            courier=self.courier,
+            dispatcher=self.dispatcher,
+            telemetry=self.telemetry,
+            ledger=self.ledger,
+            link=self.link,
+        )
+        self._closed: str | None = None
+        self.booted = self.loop.create_task(self._boot(), name="tinkex service start")
+
+    def use(self) -> Backbone:
+        """Refuse a call from elsewhere, or after the end.
+
+        Raises:
+            WrongLoopError: called from another loop or thread.
+            ClosedError: the service was closed or has given up.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not self.loop:
+            raise WrongLoopError(
+                "This client belongs to the event loop it was first used on, and this call came from "
+                + ("a thread without one" if loop is None else "another one")
+                + ". Make a ServiceClient for each loop, or hand the call over with loop.call_soon_threadsafe."
+            )
+        if self._closed is not None:
+            raise ClosedError(f"{self._closed} Make a new ServiceClient.")
+        return self
+
+    def trainer(self, model_id: str) -> SequencerDesk:
+        """Give a model its sequencer."""
+        desk = SequencerDesk(
+            model_id,
+            ledger=self.ledger,
+            poller=self.poller,
+            gate=self.training_gate,
+            parallel_chunks=self.session.flags.parallel_fwdbwd_chunks,
+        )
+        self.tree.add_trainer(desk)
+        return desk
+
+    async def result_of(self, promise: Any, route: Route, future: ApiFuture[Any]) -> Any:
+        """Wait for a promise's result; ``future`` explains itself by it meanwhile."""
+        done: asyncio.Future[Any] = self.loop.create_future()
+
+        def resolve(result: Any) -> None:
+            if not done.done():
+                done.set_result(result)
+
+        def fail(error: Exception) -> None:
+            if not done.done():
+                done.set_exception(error)
+
+        request_id = promise.request_id
+        future.ids.setdefault("request_ids", []).append(request_id)
+        self.poller.watch(Promise(request_id, route, on_result=resolve, on_error=fail, now=self.loop.time()))
+        self.poller.follow(future, request_id)
+        try:
+            return await done
+        finally:
+            if not done.done() or done.cancelled():
+                self.poller.drop(request_id)
+
+    def explain(self) -> Explanation:
+        """Everything pending, and how the session and the back-off window stand."""
+        now = self.loop.time()
+        window = self.dispatcher.statistics()
+        notes = [self.session.note(now)]
+        if window.window_until is not None and window.window_since is not None:
+            notes.append(
+                f"sampling: {window.phase} since {now - window.window_since:.0f} s, back-off for another "
+                f"{max(0.0, window.window_until - now):.1f} s, {window.waiting} waiting: {window.window_cause}"
+            )
+        return self.ledger.explain(*notes)
+
+    async def close(self, status: FinishStatus, detail: str | None) -> None:
+        """End the session, the actors and the connections, in this order."""
+        if self._closed is not None:
+            return
+        self._closed = "This ServiceClient is closed."
+        await asyncio.wait([self.booted])
+        self.ledger.fail_all(ClosedError("The ServiceClient was closed while this was pending."))
+        self.telemetry.session_ended()
+        if self.tree.running:
+            drained = self.telemetry.drained(self.loop)
+            await asyncio.wait([drained], timeout=_DRAIN_SECONDS)
+            await finish(self.session, self.link, status, detail)
+        await self._tear_down()
+
+    def _apply(self, flags: ClientConfigResponse) -> None:
+        # The flags come before the first training or sampling request, so nothing is inside the gates they replace.
+        self.link.compress = flags.proto_compress_fwdbwd
+        self.training_gate = ByteGate(flags.fwdbwd_dispatch_bytes_semaphore_size)
+        self.poller.gate = ByteGate(flags.inflight_response_bytes_semaphore_size)
+        self.dispatcher.admission.limits = AdmissionLimits(
+            in_flight=flags.sample_max_concurrent_requests, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
+        )
+
+    async def _boot(self) -> None:
+        try:
+            if self._owns_system:
+                await self.system.start()
+            service = await self.tree.start(self.system)
+            service.stopped.add_done_callback(self._tree_ended)
+        except Exception as error:
+            self._closed = f"This ServiceClient could not start: {error}"
+            self.ledger.fail_all(error)
+
+    def _tree_ended(self, stopped: asyncio.Future[Any]) -> None:
+        if self._closed is not None or stopped.cancelled():
+            return
+        reason = stopped.result()
+        error = RestartsExhaustedError(
+            f"The service's actors crashed more often than their supervisor allows ({reason}), so this operation "
+            f"will not "
+            "end by itself. Make a new ServiceClient; for training, create a client from the last checkpoint.",
+            actor="/service",
+        )
+        _log.error("service.gave_up", reason=str(reason))
+        self._closed = "This ServiceClient has given up: its actors crashed too often."
+        self.ledger.fail_all(error)
+
+    async def _tear_down(self) -> None:
+        try:
+            await self.tree.stop()
+        finally:
+            try:
+                await self.transport.close()
+            finally:
+                if self._owns_system:
+                    await self.system.stop()

@@ -1,0 +1,218 @@
+"""How clients come to be: a few requests, then an object that needs no network to exist (protocol 6.1, 7.1)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tinkex_actors.actors.dispatcher import SamplerSession
+from tinkex_actors.clients.sampling import SamplingClient
+from tinkex_actors.clients.training import TrainingClient
+from tinkex_actors.config import RetryConfig
+from tinkex_actors.errors import InputError, RemoteWireError
+from tinkex_actors.transport import TokenizerSource
+from tinkex_actors.types import (
+    CreateModelRequest,
+    CreateSamplingSessionRequest,
+    GetInfoRequest,
+    LoadWeightsRequest,
+    LoraConfig,
+    ParsedCheckpointTinkerPath,
+    WeightsInfoRequest,
+)
+from tinkex_actors.wire.routes import ROUTES
+
+if TYPE_CHECKING:
+    from tinkex_actors.actors.futures import ApiFuture
+    from tinkex_actors.clients.backbone import Backbone
+    from tinkex_actors.tokenizers import Tokenizer
+
+__all__ = ["create_model", "create_model_from_state", "create_sampler", "sampler_of_save"]
+
+_RANK = 32
+
+
+def create_model(
+    core: Backbone, base_model: str, lora: LoraConfig, user_metadata: dict[str, str] | None, optimizer_config: Any
+) -> ApiFuture[TrainingClient]:
+    """Create a model with a fresh adapter."""
+    number = next(core.session.model_numbers)
+
+    async def run(future: ApiFuture[Any]) -> TrainingClient:
+        session_id = await core.session.ready()
+        model_id = await _create(core, future, session_id, number, base_model, lora, user_metadata, optimizer_config)
+        return await _training_client(core, model_id, base_model)
+
+    return core.courier.send("create_lora_training_client", run, base_model=base_model, model_seq_id=number)
+
+
+def create_model_from_state(
+    core: Backbone,
+    operation: str,
+    path: str,
+    *,
+    optimizer: bool,
+    user_metadata: dict[str, str] | None,
+    base_model: str | None,
+    optimizer_config: Any,
+    weights_access_token: str | None,
+) -> ApiFuture[TrainingClient]:
+    """Create a model from a checkpoint of training weights.
+
+    The hosted service does it in one request, which is the model's creation. Servers of the JSON dialect are asked
+    for the checkpoint's shape, then to create, then to load.
+    """
+    parsed = ParsedCheckpointTinkerPath.from_tinker_path(path)
+    if parsed.checkpoint_type != "training":
+        raise InputError(
+            f"{path!r} is a {parsed.checkpoint_type} checkpoint; expected training weights "
+            f"(tinker://RUN/weights/NAME). "
+            "Sampler weights are for create_sampling_client(model_path=...)."
+        )
+    number = next(core.session.model_numbers)
+
+    async def run(future: ApiFuture[Any]) -> TrainingClient:
+        session_id = await core.session.ready()
+        if not core.link.dialect.forward_only_in_forward_backward:
+            return await _create_then_load(
+                core, future, session_id, number, path, optimizer, user_metadata, base_model, optimizer_config
+            )
+        route = ROUTES["load_weights"]
+        promise = await core.link.exchange(
+            route,
+            LoadWeightsRequest(
+                path=path,
+                optimizer=optimizer,
+                session_id=session_id,
+                model_seq_id=number,
+                base_model=base_model,
+                user_metadata=user_metadata,
+                optimizer_config=optimizer_config,
+                weights_access_token=weights_access_token,
+            ),
+            idempotency_key=f"{session_id}:model:{number}",
+        )
+        await core.result_of(promise, route, future)
+        # Protocol 0.3: the client composes the id of a model that was created by loading.
+        return await _training_client(core, f"{session_id}:train:{number}", base_model)
+
+    return core.courier.send(operation, run, path=path, model_seq_id=number)
+
+
+def create_sampler(
+    core: Backbone,
+    operation: str,
+    *,
+    model_path: str | None,
+    base_model: str | None,
+    retry_config: RetryConfig | None,
+) -> ApiFuture[SamplingClient]:
+    """Create a sampling session on saved weights or on a base model."""
+    if (model_path is None) == (base_model is None):
+        raise InputError(
+            f"{operation}: expected either model_path or base_model, got "
+            + ("neither." if model_path is None else "both.")
+            + " Pass model_path='tinker://...' for saved weights, or base_model='NAME' for the base itself."
+        )
+    if model_path is not None:
+        ParsedCheckpointTinkerPath.from_tinker_path(model_path)
+    number = next(core.session.sampling_numbers)
+
+    async def run(_: ApiFuture[Any]) -> SamplingClient:
+        session_id = await core.session.ready()
+        answer = await core.link.exchange(
+            ROUTES["create_sampling_session"],
+            CreateSamplingSessionRequest(
+                session_id=session_id,
+                sampling_session_seq_id=number,
+                base_model=base_model,
+                model_path=model_path,
+            ),
+            idempotency_key=f"{session_id}:sampler:{number}",
+        )
+        name = base_model
+        if name is None:
+            sampler = await core.link.exchange(ROUTES["get_sampler"], path={"sampler_id": answer.sampling_session_id})
+            name = sampler.base_model
+        return await sampler_of_save(core, answer.sampling_session_id, name, retry_config)
+
+    return core.courier.send(operation, run, model_path=model_path, base_model=base_model)
+
+
+async def sampler_of_save(
+    core: Backbone, sampling_session_id: str, base_model: str | None, retry_config: RetryConfig | None
+) -> SamplingClient:
+    """Make a client of a sampling session that exists."""
+    session = SamplerSession(sampling_session_id, retry_config or RetryConfig())
+    return SamplingClient(core, session, base_model=base_model, tokenizer=await _local_tokenizer(core, base_model))
+
+
+async def _create(
+    core: Backbone,
+    future: ApiFuture[Any],
+    session_id: str,
+    number: int,
+    base_model: str,
+    lora: LoraConfig,
+    user_metadata: dict[str, str] | None,
+    optimizer_config: Any,
+) -> str:
+    route = ROUTES["create_model"]
+    options = {} if optimizer_config is None else {"optimizer_config": optimizer_config}
+    promise = await core.link.exchange(
+        route,
+        CreateModelRequest(
+            session_id=session_id,
+            model_seq_id=number,
+            base_model=base_model,
+            user_metadata=user_metadata,
+            lora_config=lora,
+            **options,
+        ),
+        idempotency_key=f"{session_id}:model:{number}",
+    )
+    created = await core.result_of(promise, route, future)
+    model_id: str = created.model_id
+    return model_id
+
+
+async def _create_then_load(
+    core: Backbone,
+    future: ApiFuture[Any],
+    session_id: str,
+    number: int,
+    path: str,
+    optimizer: bool,
+    user_metadata: dict[str, str] | None,
+    base_model: str | None,
+    optimizer_config: Any,
+) -> TrainingClient:
+    info = await core.link.exchange(ROUTES["weights_info"], WeightsInfoRequest(tinker_path=path))
+    lora = LoraConfig(
+        rank=info.lora_rank or _RANK,
+        train_unembed=info.train_unembed is not False,
+        train_mlp=info.train_mlp is not False,
+        train_attn=info.train_attn is not False,
+    )
+    name = base_model or info.base_model
+    model_id = await _create(core, future, session_id, number, name, lora, user_metadata, optimizer_config)
+    client = await _training_client(core, model_id, name)
+    await (client.load_state_with_optimizer(path) if optimizer else client.load_state(path))
+    return client
+
+
+async def _training_client(core: Backbone, model_id: str, base_model: str | None) -> TrainingClient:
+    info = await core.link.exchange(ROUTES["get_info"], GetInfoRequest(model_id=model_id))
+    name = info.model_data.model_name or info.model_name or base_model
+    if name is None:
+        raise RemoteWireError(
+            f"get_info of {model_id} names no base model (model_data.model_name); it has to (protocol 2.6)."
+        )
+    return TrainingClient(
+        core, core.trainer(model_id), info, base_model=name, tokenizer=await _local_tokenizer(core, name)
+    )
+
+
+async def _local_tokenizer(core: Backbone, base_model: str | None) -> Tokenizer | None:
+    if base_model is not None and isinstance(core.transport, TokenizerSource):
+        return await core.transport.tokenizer(base_model)
+    return None

@@ -1,0 +1,332 @@
+"""One model in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from tinkex_actors.actors.sequencer import Chunk
+from tinkex_actors.clients.tokenizer import load_tokenizer
+from tinkex_actors.errors import InputError, RemoteWireError, TokenizerNotLoadedError
+from tinkex_actors.machines.chunking import ChunkLimits, estimate_bytes, split
+from tinkex_actors.machines.combining import combine
+from tinkex_actors.types import (
+    AdamParams,
+    Datum,
+    ForwardBackwardInput,
+    ForwardBackwardOutput,
+    ForwardBackwardRequest,
+    GetInfoResponse,
+    LoadWeightsRequest,
+    LoadWeightsResponse,
+    OptimStepRequest,
+    OptimStepResponse,
+    ParsedCheckpointTinkerPath,
+    SaveWeightsForSamplerRequest,
+    SaveWeightsForSamplerResponse,
+    SaveWeightsRequest,
+    SaveWeightsResponse,
+    UnloadModelRequest,
+    UnloadModelResponse,
+    check_datum,
+)
+from tinkex_actors.wire.routes import ROUTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from tinkex_actors.actors.futures import ApiFuture
+    from tinkex_actors.actors.sequencer import SequencerDesk
+    from tinkex_actors.clients.backbone import Backbone
+    from tinkex_actors.clients.sampling import SamplingClient
+    from tinkex_actors.config import RetryConfig
+    from tinkex_actors.tokenizers import Tokenizer
+    from tinkex_actors.types import SamplingClientKind
+
+__all__ = ["TrainingClient"]
+
+
+class TrainingClient:
+    """Trains one model's adapter. Made by :class:`~tinkex_actors.ServiceClient`.
+
+    Every method returns at once; its number in the model's order is taken at the call, so calls take effect in call
+    order whether or not you await between them. Cancelling an awaiter changes nothing on the server.
+
+    Attributes:
+        model_id: the server's name for the model.
+        base_model: what is adapted.
+    """
+
+    def __init__(
+        self,
+        core: Backbone,
+        desk: SequencerDesk,
+        info: GetInfoResponse,
+        *,
+        base_model: str,
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        self._core = core
+        self._desk = desk
+        self._info = info
+        self._tokenizer = tokenizer
+        self.model_id = desk.model_id
+        self.base_model = base_model
+
+    def forward(
+        self, data: Iterable[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+    ) -> ApiFuture[ForwardBackwardOutput]:
+        """Compute the loss and its outputs, and no gradient. Arguments and errors as :meth:`forward_backward`."""
+        return self._batch("forward", data, loss_fn, loss_fn_config)
+
+    def forward_backward(
+        self, data: Iterable[Datum], loss_fn: str, loss_fn_config: Mapping[str, float | str] | None = None
+    ) -> ApiFuture[ForwardBackwardOutput]:
+        """Compute the loss and add its gradient to the model's accumulator.
+
+        Large batches travel in chunks, and their results are combined: outputs in order, metrics by their reduction
+        (protocol 6.4, 6.5).
+
+        Args:
+            data: the examples, at least one.
+            loss_fn: ``cross_entropy``, ``importance_sampling``, ``ppo`` or another loss of the server.
+            loss_fn_config: the loss's settings, such as ``clip_low_threshold``.
+
+        Returns:
+            For each datum its ``logprobs`` (float32, one per token), and metrics such as ``loss:sum``.
+
+        Raises:
+            InputError: no data, a ragged datum, or one that lacks what the loss needs; nothing was sent.
+            SequenceBrokenError: an earlier request of this model was lost.
+            RequestFailedError: (awaited) the server could not compute it.
+        """
+        return self._batch("forward_backward", data, loss_fn, loss_fn_config)
+
+    def optim_step(self, optim_params: AdamParams) -> ApiFuture[OptimStepResponse]:
+        """Apply the accumulated gradient with AdamW (decoupled weight decay), and clear it.
+
+        Raises:
+            InputError: not :class:`~tinkex_actors.AdamParams`.
+        """
+        self._core.use()
+        if not isinstance(optim_params, AdamParams):
+            raise InputError(
+                f"optim_step: expected AdamParams, got {type(optim_params).__name__}. "
+                "Pass for example AdamParams(learning_rate=1e-4)."
+            )
+        message = OptimStepRequest(model_id=self.model_id, adam_params=optim_params)
+        return self._one("optim_step", "optim_step", message)
+
+    def save_state(
+        self,
+        name: str,
+        ttl_seconds: int | None = None,
+        overwrite: bool = False,
+        user_metadata: dict[str, str] | None = None,
+    ) -> ApiFuture[SaveWeightsResponse]:
+        """Save weights and optimizer state, to go on training from.
+
+        Args:
+            name: the checkpoint's name, without a slash.
+            ttl_seconds: seconds to keep it; None keeps it.
+            overwrite: replace a checkpoint of that name.
+            user_metadata: notes to keep with it.
+
+        Returns:
+            Its ``path``, for ``create_training_client_from_state``.
+        """
+        self._core.use()
+        message = SaveWeightsRequest(
+            model_id=self.model_id,
+            path=_checkpoint_name("save_state", name),
+            ttl_seconds=ttl_seconds,
+            overwrite=overwrite,
+            user_metadata=user_metadata,
+        )
+        return self._one("save_state", "save_weights", message)
+
+    def load_state(self, path: str) -> ApiFuture[LoadWeightsResponse]:
+        """Replace the weights by a checkpoint's, and start the optimizer afresh.
+
+        Raises:
+            TinkerPathError: ``path`` is no ``tinker://`` path.
+        """
+        return self._load("load_state", path, optimizer=False)
+
+    def load_state_with_optimizer(self, path: str) -> ApiFuture[LoadWeightsResponse]:
+        """Replace the weights and the optimizer's state by a checkpoint's. Errors as :meth:`load_state`."""
+        return self._load("load_state_with_optimizer", path, optimizer=True)
+
+    def save_weights_for_sampler(
+        self, name: str, ttl_seconds: int | None = None, user_metadata: dict[str, str] | None = None
+    ) -> ApiFuture[SaveWeightsForSamplerResponse]:
+        """Save weights to sample from. Arguments as :meth:`save_state`; the ``path`` is for
+        ``create_sampling_client``."""
+        self._core.use()
+        message = SaveWeightsForSamplerRequest(
+            model_id=self.model_id,
+            path=_checkpoint_name("save_weights_for_sampler", name),
+            ttl_seconds=ttl_seconds,
+            user_metadata=user_metadata,
+        )
+
+        def finish(results: list[Any]) -> SaveWeightsForSamplerResponse:
+            if results[0].path is None:
+                raise RemoteWireError(f"save_weights_for_sampler({name!r}): the server named no path.")
+            return SaveWeightsForSamplerResponse(path=results[0].path)
+
+        return self._one("save_weights_for_sampler", "save_weights_for_sampler", message, finish)
+
+    def save_weights_and_get_sampling_client(
+        self, kind: SamplingClientKind = "snapshot", retry_config: RetryConfig | None = None
+    ) -> ApiFuture[SamplingClient]:
+        """Sample from the weights as they are at this point of the call order.
+
+        Args:
+            kind: ``snapshot`` for fixed weights; ``inflight`` for one moving target per model (protocol 2.9).
+            retry_config: how lost samples are sent again.
+        """
+        core = self._core.use()
+        number = next(core.session.sampling_numbers)
+        message = SaveWeightsForSamplerRequest(model_id=self.model_id, sampling_session_seq_id=number, kind=kind)
+        saved = self._one("save_weights_and_get_sampling_client", "save_weights_for_sampler", message)
+
+        async def run(future: ApiFuture[Any]) -> SamplingClient:
+            from tinkex_actors.clients.creation import sampler_of_save
+
+            future.waits_for(lambda: saved.record().state)
+            answer = await saved
+            if answer.sampling_session_id is None:
+                raise RemoteWireError(
+                    f"save_weights_and_get_sampling_client on {self.model_id}: the server made no sampling session."
+                )
+            return await sampler_of_save(core, answer.sampling_session_id, self.base_model, retry_config)
+
+        return core.courier.send("save_weights_and_get_sampling_client", run, model_id=self.model_id)
+
+    def create_sampling_client(
+        self, model_path: str, retry_config: RetryConfig | None = None
+    ) -> ApiFuture[SamplingClient]:
+        """Sample from saved weights: as ``ServiceClient.create_sampling_client(model_path)``."""
+        from tinkex_actors.clients.creation import create_sampler
+
+        return create_sampler(
+            self._core.use(),
+            "create_sampling_client",
+            model_path=model_path,
+            base_model=None,
+            retry_config=retry_config,
+        )
+
+    def get_info(self) -> ApiFuture[GetInfoResponse]:
+        """What the server says of the model; asked once, when the client was made."""
+        future = self._core.use().ledger.open("get_info", model_id=self.model_id)
+        future.resolve(self._info)
+        return future
+
+    def get_tokenizer(self) -> ApiFuture[Tokenizer]:
+        """The model's tokenizer, loaded off the loop at the first call."""
+        core = self._core.use()
+
+        async def run(_: ApiFuture[Any]) -> Tokenizer:
+            if self._tokenizer is None:
+                self._tokenizer = await load_tokenizer(
+                    core.system, core.config, self.base_model, self._info.model_data.tokenizer_id
+                )
+            return self._tokenizer
+
+        return core.courier.send("get_tokenizer", run, model_id=self.model_id)
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer, if it is at hand: always for ``local://`` models, else after :meth:`get_tokenizer`.
+
+        Raises:
+            TokenizerNotLoadedError: it is not.
+        """
+        if self._tokenizer is None:
+            raise TokenizerNotLoadedError(
+                f"The tokenizer of {self.base_model} is not loaded. Call `await training.get_tokenizer()` once first."
+            )
+        return self._tokenizer
+
+    def unload_model(self) -> ApiFuture[UnloadModelResponse]:
+        """Free the model's memory on the server; later requests of it fail there."""
+        core = self._core.use()
+        route = ROUTES["unload_model"]
+        earlier = self._desk.pending()
+
+        async def run(future: ApiFuture[Any]) -> UnloadModelResponse:
+            # The request has no number of its own (protocol appendix B), so its place in the call order is kept here.
+            for call in earlier:
+                future.waits_for(lambda call=call: f"waiting for {call.operation} to end")  # type: ignore[misc]
+                await call.wait()
+            promise = await core.link.exchange(route, UnloadModelRequest(model_id=self.model_id))
+            answer: UnloadModelResponse = await core.result_of(promise, route, future)
+            return answer
+
+        return core.courier.send("unload_model", run, model_id=self.model_id)
+
+    def _batch(
+        self,
+        operation: str,
+        data: Iterable[Datum],
+        loss_fn: str,
+        loss_fn_config: Mapping[str, float | str] | None,
+    ) -> ApiFuture[ForwardBackwardOutput]:
+        core = self._core.use()
+        batch = _checked(operation, data, loss_fn)
+        sizes = [estimate_bytes(datum) for datum in batch]
+        flags = core.session.flags
+        limits = ChunkLimits(max_items=flags.fwdbwd_max_chunk_len, max_bytes=flags.fwdbwd_max_chunk_bytes_count)
+        config = None if loss_fn_config is None else dict(loss_fn_config)
+        chunks = [
+            Chunk(
+                ForwardBackwardRequest(
+                    forward_backward_input=ForwardBackwardInput(
+                        data=batch[part.start : part.stop], loss_fn=loss_fn, loss_fn_config=config
+                    ),
+                    model_id=self.model_id,
+                    forward_only=operation == "forward",
+                ),
+                sum(sizes[part.start : part.stop]),
+            )
+            for part in split(sizes, limits)
+        ]
+        return self._desk.submit(operation, ROUTES[operation], chunks, combine)
+
+    def _load(self, operation: str, path: str, *, optimizer: bool) -> ApiFuture[LoadWeightsResponse]:
+        self._core.use()
+        ParsedCheckpointTinkerPath.from_tinker_path(path)
+        message = LoadWeightsRequest(path=path, optimizer=optimizer, model_id=self.model_id)
+        return self._one(operation, "load_weights", message)
+
+    def _one(
+        self,
+        operation: str,
+        route: str,
+        message: msgspec.Struct,
+        finish: Callable[[list[Any]], Any] = lambda results: results[0],
+    ) -> ApiFuture[Any]:
+        return self._desk.submit(operation, ROUTES[route], [Chunk(message)], finish)
+
+    def __repr__(self) -> str:
+        return f"<TrainingClient {self.model_id} of {self.base_model}>"
+
+
+def _checked(operation: str, data: Iterable[Datum], loss_fn: str) -> list[Datum]:
+    batch = list(data)
+    if not batch:
+        raise InputError(f"{operation}: no data. Expected at least one Datum, got an empty sequence.")
+    for index, datum in enumerate(batch):
+        if not isinstance(datum, Datum):
+            raise InputError(f"{operation}: data[{index}] is a {type(datum).__name__}; expected a Datum.")
+        check_datum(datum, loss_fn, index)
+    return batch
+
+
+def _checkpoint_name(operation: str, name: str) -> str:
+    if not isinstance(name, str) or not name or "/" in name:
+        raise InputError(f"{operation}: expected a checkpoint name without a slash, such as 'step-100', got {name!r}.")
+    return name
