@@ -1,0 +1,119 @@
+"""Handlers of the sampling endpoints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tinkex_actors.engine.service.state.jobs import MAX_WAITING_SAMPLES, Job
+from tinkex_actors.engine.service.state.sessions import Sampler
+from tinkex_actors.errors import BadRequestError, RateLimitError
+from tinkex_actors.types import (
+    CreateSamplingSessionResponse,
+    GetSamplerResponse,
+    ParsedCheckpointTinkerPath,
+    UntypedAPIFuture,
+)
+
+if TYPE_CHECKING:
+    from tinkex_actors.engine.service.call import Call
+    from tinkex_actors.engine.service.cell import EngineCell
+    from tinkex_actors.engine.service.compute import Core
+
+__all__ = ["asample", "create_sampling_session", "get_sampler"]
+
+
+async def create_sampling_session(cell: EngineCell, call: Call) -> CreateSamplingSessionResponse:
+    """Open a sampling session on the base model or on a checkpoint."""
+    message = call.message
+    session = cell.session(message.session_id)
+    sampler_id = f"{session.session_id}:sample:{message.sampling_session_seq_id}"
+    if sampler_id not in cell.samplers:
+        if (message.base_model is None) == (message.model_path is None):
+            raise BadRequestError(
+                "create_sampling_session: expected one of base_model and model_path.", status_code=400
+            )
+        if message.base_model is not None:
+            cell.check_base_model(message.base_model)
+        else:
+            await cell.on_disk(_find, cell, message.model_path)
+        cell.samplers[sampler_id] = Sampler(
+            sampling_session_id=sampler_id,
+            session_id=session.session_id,
+            base_model=cell.name,
+            model_path=message.model_path,
+            loaded=message.model_path is None,
+        )
+        session.sampler_ids.append(sampler_id)
+    return CreateSamplingSessionResponse(sampling_session_id=sampler_id)
+
+
+async def get_sampler(cell: EngineCell, call: Call) -> GetSamplerResponse:
+    """Describe a sampling session."""
+    sampler = cell.sampler(call.path["sampler_id"])
+    return GetSamplerResponse(
+        sampler_id=sampler.sampling_session_id, base_model=sampler.base_model, model_path=sampler.model_path
+    )
+
+
+async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
+    """Sample; requests run in the order they came, whatever their numbers (protocol 7.2)."""
+    message = call.message
+    _check_offered(message)
+    sampler = cell.sampler(message.sampling_session_id)
+    number = f"{message.seq_id}" if message.seq_id is not None else f"r{cell.system.rng.getrandbits(64):016x}"
+    request_id = f"{sampler.sampling_session_id}:{number}"
+    promise = cell.repeated(request_id, call)
+    if promise is None:
+        if len(cell.jobs) >= MAX_WAITING_SAMPLES:
+            raise RateLimitError(
+                f"{len(cell.jobs)} requests wait for this engine. Send this one again later.", status_code=429
+            )
+        seed = message.sampling_params.seed
+        if seed is None:
+            seed = cell.system.rng.getrandbits(63)
+        ids = [f"{request_id}:{index}" for index in range(message.num_samples)]
+        promise = cell.promise(request_id, call, sampler.session_id, sequence_ids=ids)
+
+        def compute(core: Core, job: Job) -> Any:
+            return core.sample(_weights(cell, core, sampler), message, seed, ids, job.should_stop)
+
+        cell.enqueue(Job(promise, compute, lambda response: response))
+    shown = promise.sequence_ids if call.options.dialect.sample_sequence_ids else None
+    return UntypedAPIFuture(request_id=request_id, sample_sequence_ids=shown)
+
+
+def _weights(cell: EngineCell, core: Core, sampler: Sampler) -> Any:
+    """Return the adapter to sample with, or None for the base model; on the compute thread."""
+    if sampler.follows is not None:
+        return sampler.follows.published
+    if not sampler.loaded:
+        sampler.adapter = core.load_checkpoint(_find(cell, sampler.model_path), optimizer=False)
+        sampler.loaded = True
+    return sampler.adapter
+
+
+def _find(cell: EngineCell, path: str | None) -> Any:
+    """Return a checkpoint's folder; reads the disk. Weights of either kind can be sampled."""
+    parsed = ParsedCheckpointTinkerPath.from_tinker_path(path or "")
+    kind, _, name = parsed.checkpoint_id.partition("/")
+    cell.store.checkpoint(parsed.training_run_id, kind, name)
+    return cell.store.checkpoint_folder(parsed.training_run_id, kind, name)
+
+
+def _check_offered(message: Any) -> None:
+    if message.sampling_session_id is None:
+        raise BadRequestError(
+            "asample: sampling_session_id is missing. Create a sampling session first (create_sampling_session).",
+            status_code=400,
+        )
+    if not 1 <= message.num_samples <= 1024:
+        raise BadRequestError(f"asample: num_samples: expected 1 to 1024, got {message.num_samples}.", status_code=400)
+    lacking = {
+        "topk_sample_logprobs": message.topk_sample_logprobs,
+        "target_prompt_logprobs": message.target_prompt_logprobs is not None,
+        "prompt_alt_tokens_k": message.prompt_alt_tokens_k,
+        "record_stability_info": message.record_stability_info,
+    }
+    for name, asked in lacking.items():
+        if asked:
+            raise BadRequestError(f"asample: this engine has no {name}. Leave it out.", status_code=400)

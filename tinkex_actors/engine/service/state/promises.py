@@ -1,0 +1,196 @@
+"""Promises: what an asynchronous endpoint answers at once, and the result it stands for (protocol part 4).
+
+A promise is found by its ``request_id``, which is made from the idempotency key of the request (appendix A.1 #6): a
+request that is sent twice finds the same promise. Results may be read again and again (A.1 #19). They stay until their
+session ends, within :data:`RETAINED_BYTES` for the whole engine: beyond it, those read longest ago go first, then
+those never read; whoever asks for a dropped one is told 410.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from tinkex_actors.errors import GoneError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = ["RETAINED_BYTES", "Promise", "Promises"]
+
+# About 60 results of a 1024-datum batch of 1024 tokens each with float32 logprobs.
+RETAINED_BYTES = 256 * 1024 * 1024
+
+
+class Promise:
+    """One asynchronous request and what became of it.
+
+    Attributes:
+        request_id: the id the client polls with.
+        route: name of the route whose result this is, in :mod:`tinkex_actors.wire.routes`.
+        session_id: the session it belongs to and ends with.
+        model_id: the model, where there is one.
+        sequence_ids: ids of the sequences to come, for a sampling request.
+        digest: of the request's body, to tell a repetition from another request under the same number.
+        state: ``pending``, ``done``, ``failed`` or ``dropped``.
+        result: the typed result when done.
+        error: what to tell the user when failed.
+        category: ``user`` or ``server`` when failed.
+        size_bytes: memory the result holds.
+    """
+
+    __slots__ = (
+        "_settled",
+        "category",
+        "digest",
+        "error",
+        "model_id",
+        "request_id",
+        "result",
+        "route",
+        "sequence_ids",
+        "session_id",
+        "size_bytes",
+        "state",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        route: str,
+        session_id: str,
+        *,
+        model_id: str | None = None,
+        sequence_ids: list[str] | None = None,
+        digest: bytes = b"",
+    ) -> None:
+        self.request_id = request_id
+        self.route = route
+        self.session_id = session_id
+        self.model_id = model_id
+        self.sequence_ids = sequence_ids
+        self.digest = digest
+        self.state = "pending"
+        self.result: Any = None
+        self.error = ""
+        self.category = "unknown"
+        self.size_bytes = 0
+        self._settled = asyncio.Event()
+
+    async def wait(self, timeout: float) -> bool:
+        """Wait until the promise is settled, for at most ``timeout`` seconds; return whether it is."""
+        if self.state == "pending":
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._settled.wait()
+            except TimeoutError:
+                return False
+        return True
+
+    def _settle(self, state: str) -> None:
+        self.state = state
+        self._settled.set()
+
+
+class Promises:
+    """All promises of an engine.
+
+    Args:
+        retained_bytes: memory that settled results may hold together.
+    """
+
+    def __init__(self, retained_bytes: int = RETAINED_BYTES) -> None:
+        self._retained_bytes = retained_bytes
+        self._by_id: dict[str, Promise] = {}
+        self._by_session: dict[str, list[str]] = {}
+        self._unread: OrderedDict[str, None] = OrderedDict()
+        self._read: OrderedDict[str, None] = OrderedDict()
+        self.held_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def find(self, request_id: str) -> Promise | None:
+        """Return the promise of that id, dropped ones included, or None."""
+        return self._by_id.get(request_id)
+
+    def get(self, request_id: str) -> Promise:
+        """Return the promise to poll.
+
+        Raises:
+            NotFoundError: no such promise.
+            GoneError: its result was dropped to save memory.
+        """
+        promise = self._by_id.get(request_id)
+        if promise is None:
+            raise NotFoundError(
+                f"No promise {request_id!r}. It was never made here, or its session has ended; send the request again.",
+                status_code=404,
+            )
+        if promise.state == "dropped":
+            raise GoneError(
+                f"The result of {request_id!r} was dropped: results may hold {self._retained_bytes} bytes together. "
+                "Read results as they come; send the request again under a new number if it may be repeated.",
+                status_code=410,
+            )
+        return promise
+
+    def add(self, promise: Promise) -> Promise:
+        """Register a new promise."""
+        self._by_id[promise.request_id] = promise
+        self._by_session.setdefault(promise.session_id, []).append(promise.request_id)
+        return promise
+
+    def resolve(self, promise: Promise, result: Any, size_bytes: int) -> None:
+        """Settle with a result that holds ``size_bytes`` of memory. Ignored when settled already."""
+        if promise.state != "pending":
+            return
+        promise.result = result
+        promise.size_bytes = size_bytes
+        self.held_bytes += size_bytes
+        self._unread[promise.request_id] = None
+        promise._settle("done")
+        self._make_room(keep=promise.request_id)
+
+    def fail(self, promise: Promise, error: str, category: str) -> None:
+        """Settle with a failure. Ignored when settled already."""
+        if promise.state == "pending":
+            promise.error = error
+            promise.category = category
+            promise._settle("failed")
+
+    def mark_read(self, promise: Promise) -> None:
+        """Note that the result went out to the client: it may be dropped before those that did not."""
+        if promise.state == "done":
+            self._unread.pop(promise.request_id, None)
+            self._read.pop(promise.request_id, None)
+            self._read[promise.request_id] = None
+
+    def end_session(self, session_id: str) -> None:
+        """Forget every promise of a session; whoever still polls one is told that the session has ended."""
+        for request_id in self._by_session.pop(session_id, ()):
+            promise = self._by_id.pop(request_id)
+            self._release(promise)
+            self.fail(promise, f"session {session_id} has ended before the request ran", "user")
+
+    def pending(self) -> Iterable[Promise]:
+        """Promises that are not settled."""
+        return [promise for promise in self._by_id.values() if promise.state == "pending"]
+
+    def _make_room(self, keep: str) -> None:
+        for queue in (self._read, self._unread):
+            for request_id in list(queue):
+                if self.held_bytes <= self._retained_bytes:
+                    return
+                if request_id != keep:
+                    promise = self._by_id[request_id]
+                    self._release(promise)
+                    promise._settle("dropped")
+
+    def _release(self, promise: Promise) -> None:
+        self._unread.pop(promise.request_id, None)
+        self._read.pop(promise.request_id, None)
+        self.held_bytes -= promise.size_bytes
+        promise.size_bytes = 0
+        promise.result = None
