@@ -172,7 +172,8 @@ def _header(directory: Path) -> tuple[dict[str, Any], int]:
             header = json.loads((file.metadata() or {})[_HEADER])
         if header["format"] != _FORMAT:
             raise ConfigError(
-                f"checkpoint {directory}: its format is {header['format']}, this version reads {_FORMAT}; upgrade tinkex-actors"
+                f"checkpoint {directory}: its format is {header['format']}, this version reads {_FORMAT}; "
+                "upgrade tinkex-actors"
             )
         return header, path.stat().st_size
     except FileNotFoundError as error:

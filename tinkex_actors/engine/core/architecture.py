@@ -69,7 +69,7 @@ class ModelConfig:
 
 
 class LayerWeights(NamedTuple):
-    """All decoder layers, stacked: linear maps are float32 ``[layers, in, out]``, norms float32 ``[layers, hidden]``."""
+    """All layers, stacked: linear maps float32 ``[layers, in, out]``, norms float32 ``[layers, hidden]``."""
 
     attn_norm: jax.Array
     q: jax.Array

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
@@ -30,10 +32,10 @@ __all__ = [
 ]
 
 MICROBATCH_TOKENS = 512
-"""Tokens of one microbatch, padding included; a longer row is a microbatch of its own. Keeps scratch memory near 1 GB."""
+"""Tokens of one microbatch, padding included; a longer row is one of its own. Keeps scratch memory near 1 GB."""
 
-LENGTH_BUCKETS = (32, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
-"""Row lengths that are compiled; a row is padded to the next one. Each new shape costs about a second of compilation."""
+LENGTH_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+"""Row lengths that are compiled; a row is padded to the next one. Each new shape costs a second of compilation."""
 
 _MAX_ROWS = 8
 _KNOWN_INPUTS = frozenset(
@@ -67,8 +69,8 @@ class Example:
 class Microbatch(NamedTuple):
     """Arrays of one compiled call: tokens int32 ``[B, T]``, targets int32 ``[B, T, K]``, and the loss's signals."""
 
-    tokens: npt.NDArray[np.int32]
-    targets: npt.NDArray[np.int32]
+    tokens: jax.Array
+    targets: jax.Array
     signals: Signals
 
 
@@ -130,14 +132,17 @@ def check_examples(examples: Sequence[Example], loss: Loss, config: ModelConfig)
 
 
 def plan(examples: Sequence[Example]) -> list[list[int]]:
-    """Return the microbatches as lists of indices: alike in padded length, in request order within a length."""
-    groups: dict[tuple[int, int], list[int]] = {}
-    for index, example in enumerate(examples):
-        groups.setdefault((length_bucket(example.tokens.size), _choices(example)), []).append(index)
+    """Return the microbatches as lists of indices: longest rows first, as many to a microbatch as its budget allows.
+
+    Rows of neighbouring buckets share a microbatch, since one more padded row costs less than one more compiled shape.
+    """
+    longest_first = sorted(range(len(examples)), key=lambda index: -examples[index].tokens.size)
     batches = []
-    for (length, _), indices in sorted(groups.items()):
+    while longest_first:
+        length = length_bucket(examples[longest_first[0]].tokens.size)
         rows = min(_MAX_ROWS, max(1, MICROBATCH_TOKENS // length))
-        batches += [indices[start : start + rows] for start in range(0, len(indices), rows)]
+        batches.append(longest_first[:rows])
+        longest_first = longest_first[rows:]
     return batches
 
 
@@ -145,7 +150,7 @@ def pack(examples: Sequence[Example], settings: Mapping[str, float]) -> Microbat
     """Pad examples of one microbatch to its compiled shape: the length bucket, and a power of two of rows.
 
     Args:
-        examples: of one length bucket.
+        examples: those of one microbatch of ``plan``.
         settings: the loss's configuration (its clip thresholds fill those that a datum does not give).
     """
     length = max(length_bucket(example.tokens.size) for example in examples)
@@ -163,7 +168,8 @@ def pack(examples: Sequence[Example], settings: Mapping[str, float]) -> Microbat
         targets[cell] = given
         for name, array in signals.items():
             array[cell] = _signal(example, name, given.shape, settings)
-    return Microbatch(tokens, targets, Signals(**signals))
+    arrays = {name: jnp.asarray(array) for name, array in signals.items()}
+    return Microbatch(jnp.asarray(tokens), jnp.asarray(targets), Signals(**arrays))
 
 
 _SIGNAL_INPUTS = {"clip_low": "clip_low_threshold", "clip_high": "clip_high_threshold"}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 
 import jax
-import jaxlib
 
 __all__ = ["enable_compile_cache"]
 
@@ -20,9 +20,9 @@ def enable_compile_cache(cache_dir: Path) -> Path:
     Returns:
         The folder used.
     """
-    folder = cache_dir / "xla" / jaxlib.__version__
+    folder = cache_dir / "xla" / version("jaxlib")
     folder.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # type: ignore[no-untyped-call]
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # type: ignore[no-untyped-call]
     return folder

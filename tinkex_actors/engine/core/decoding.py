@@ -20,7 +20,7 @@ CHUNK_TOKENS = 16
 
 
 class DecodeState(NamedTuple):
-    """Rows in decoding: next-token logits float32 ``[B, vocab]``, the cache, and the int32 position of the next token."""
+    """Rows in decoding: logits of the next token float32 ``[B, vocab]``, the cache, the next token's position."""
 
     scores: jax.Array
     cache: KeyValueCache

@@ -69,7 +69,7 @@ def hidden_states(
 
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     x, cache = lax.scan(
-        jax.checkpoint(body, policy=saved),  # type: ignore[attr-defined]
+        jax.checkpoint(body, policy=saved),
         weights.embedding[tokens.reshape(-1)],
         (weights.layers, _layer_pairs(lora)),
     )

@@ -71,7 +71,7 @@ class LoraSpec:
 
 
 class LoraPair(NamedTuple):
-    """``A`` and ``B`` of one adapted map: float32 ``[layers, in, rank]`` and ``[layers, rank, out]`` (head: no layers)."""
+    """``A`` and ``B`` of one map: float32 ``[layers, in, rank]``, ``[layers, rank, out]``; the head has no layers."""
 
     a: jax.Array
     b: jax.Array
@@ -104,7 +104,7 @@ class Adapter:
 
 @lru_cache(maxsize=64)
 def leaves(config: ModelConfig, spec: LoraSpec) -> tuple[tuple[str, tuple[int, ...]], ...]:
-    """Return the ``(name, shape)`` of every array in an adapter's flat vector, in order; names are ``q.a``, ``q.b``..."""
+    """Return the ``(name, shape)`` of every array in an adapter's flat vector, in order: ``q.a``, ``q.b``, ..."""
     return tuple(_leaves(config, spec))
 
 

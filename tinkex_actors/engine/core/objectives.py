@@ -27,7 +27,7 @@ __all__ = ["LOSSES", "Loss", "Signals", "find_loss", "token_losses"]
 
 
 class Signals(NamedTuple):
-    """What a loss reads beside the logprobs: five float32 arrays of the targets' shape ``[B, T, K]``; zero on padding."""
+    """What a loss reads beside logprobs: float32 arrays of the targets' shape ``[B, T, K]``, zero on padding."""
 
     weights: jax.Array
     logprobs: jax.Array
@@ -107,7 +107,8 @@ def token_losses(index: jax.Array, logprobs: jax.Array, signals: Signals) -> jax
         logprobs: float32 ``[B, T, K]``.
         signals: what the losses read beside them.
     """
-    return lax.switch(index, (_cross_entropy, _importance_sampling, _ppo), logprobs, signals)
+    losses: jax.Array = lax.switch(index, (_cross_entropy, _importance_sampling, _ppo), logprobs, signals)
+    return losses
 
 
 def _cross_entropy(logprobs: jax.Array, signals: Signals) -> jax.Array:

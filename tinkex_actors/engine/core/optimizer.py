@@ -90,8 +90,8 @@ def optim_step(adapter: Adapter, hyper: AdamHyper) -> tuple[Adapter, dict[str, f
     grad_norm, update_norm, param_norm = (float(norm) for norm in np.asarray(norms))
     if not (math.isfinite(grad_norm) and math.isfinite(param_norm)):
         raise NonFiniteLossError(
-            f"optim_step {steps}: the gradient's norm is {grad_norm} and the weights' norm would be {param_norm}, so no "
-            "step was taken; load the last checkpoint and lower learning_rate or set grad_clip_norm"
+            f"optim_step {steps}: the gradient's norm is {grad_norm} and the weights' norm would be {param_norm}, so "
+            "no step was taken; load the last checkpoint and lower learning_rate or set grad_clip_norm"
         )
     metrics = {
         "grad_norm:mean": grad_norm,

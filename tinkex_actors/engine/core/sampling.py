@@ -117,8 +117,8 @@ def sample(
     room = base.config.context_length - prompt.size
     if room < 1:
         raise InputError(
-            f"prompt: {prompt.size} tokens fill the model's context of {base.config.context_length}; shorten it to leave "
-            "room for an answer"
+            f"prompt: {prompt.size} tokens fill the model's context of {base.config.context_length}; shorten it "
+            "to leave room for an answer"
         )
     limit = room if params.max_tokens is None else min(params.max_tokens, room)
     capacity = next(size for size in _CAPACITIES if size >= prompt.size + limit)
@@ -182,7 +182,7 @@ class _Run:
 
     def _choice(self, first: int, rows: int) -> Choice:
         seed = self.params.seed % 2**64
-        root = jax.random.wrap_key_data(np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32), impl="threefry2x32")
+        root = jax.random.wrap_key_data(jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32), impl="threefry2x32")
         keys = _row_keys(root, np.arange(first, first + rows, dtype=np.int32))
         top_k = self.params.top_k if self.params.top_k > 0 else self.base.config.vocab
         return Choice(

@@ -109,8 +109,8 @@ def _check_finite(losses: npt.NDArray[np.float64], loss_fn: str) -> None:
     bad = np.flatnonzero(~np.isfinite(losses))
     if bad.size:
         raise NonFiniteLossError(
-            f"datum {int(bad[0])}: its {loss_fn} loss is {losses[bad[0]]}, so no gradient was added; check its logprobs "
-            "and advantages, or lower the learning rate if the model itself has diverged"
+            f"datum {int(bad[0])}: its {loss_fn} loss is {losses[bad[0]]}, so no gradient was added; check its "
+            "logprobs and advantages, or lower the learning rate if the model itself has diverged"
         )
 
 
