@@ -1,0 +1,21 @@
+"""Public test kit: virtual time, exact settling, hangs found at once, seeded orders of execution.
+
+::
+
+    @virtual_time()
+    async def test_reminder_comes_after_a_day():
+        async with ActorSystem() as system:
+            ...
+            await asyncio.sleep(86_400)      # takes no time
+            await settle()                   # everything that needs no clock has run
+
+    @seeds(200)                              # the same test under 200 orders of execution
+    async def test_no_order_loses_a_message(): ...
+"""
+
+from __future__ import annotations
+
+from tinkex_actors.testing.virtual_loop import SimDeadlock, VirtualLoop, settle
+from tinkex_actors.testing.virtual_time import run_virtual, seeds, virtual_time
+
+__all__ = ["SimDeadlock", "VirtualLoop", "run_virtual", "seeds", "settle", "virtual_time"]
