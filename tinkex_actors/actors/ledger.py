@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 
 from tinkex_actors.actors.explanation import Explanation, OperationRecord, OperationStalled
 from tinkex_actors.actors.futures import ApiFuture
+from tinkex_actors.actors.log import Logger
 
 if TYPE_CHECKING:
     import asyncio
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ledger", "OperationLost"]
 
-_log = structlog.get_logger("tinkex_actors.operations")
+_log = Logger("tinkex_actors.operations")
 
 
 class OperationLost(msgspec.Struct, frozen=True, tag="operation.lost"):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from tinkex_actors.actors.log import Logger
 from tinkex_actors.config import SDK_VERSION
 from tinkex_actors.errors import APIConnectionError, APIStatusError, UnsupportedByServerError
 from tinkex_actors.machines.retry import Failure, RetryPolicy, decide
@@ -30,7 +29,7 @@ __all__ = ["PATIENT", "Link"]
 PATIENT = RetryPolicy()
 
 _UNSUPPORTED_MEDIA_TYPE = 415
-_log = structlog.get_logger("tinkex_actors.http")
+_log = Logger("tinkex_actors.http")
 
 
 class Link:

@@ -6,9 +6,8 @@ import itertools
 import uuid
 from typing import TYPE_CHECKING
 
-import structlog
-
 from tinkex_actors.actors.desk import Desk
+from tinkex_actors.actors.log import Logger
 from tinkex_actors.config import SDK_VERSION
 from tinkex_actors.errors import APIConnectionError, APIStatusError, ClosedError, NotFoundError, TinkexError
 from tinkex_actors.machines import heartbeat
@@ -42,7 +41,7 @@ __all__ = ["Session", "SessionDesk"]
 _START = RetryPolicy(window=20.0)
 _FINISH = RetryPolicy(window=5.0)
 
-_log = structlog.get_logger("tinkex_actors.session")
+_log = Logger("tinkex_actors.session")
 
 
 class SessionDesk(Desk):

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from tinkex_actors.actors.byte_gate import ByteGate
 from tinkex_actors.actors.courier import CourierDesk
 from tinkex_actors.actors.dispatcher import DispatcherDesk
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
+from tinkex_actors.actors.log import Logger
 from tinkex_actors.actors.poller import PollerDesk, Promise
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Backbone"]
 
 _DRAIN_SECONDS = 5.0
-_log = structlog.get_logger("tinkex_actors.service")
+_log = Logger("tinkex_actors.service")
 
 
 class Backbone:

@@ -1,7 +1,7 @@
 """A byte budget that admits one oversize item (protocol 4.8).
 
-An item waits while the balance is negative, and then takes its whole size, so the balance may go below zero by one item: an
-item larger than the budget is slow, never stuck. Waiting items are served in order.
+An item waits while the balance is negative, and then takes its whole size, so the balance may go below zero by one
+item: an item larger than the budget is slow, never stuck. Waiting items are served in order.
 """
 
 from __future__ import annotations
