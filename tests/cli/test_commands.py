@@ -78,6 +78,7 @@ def test_sample_prints_an_answer_and_the_same_one_for_the_same_seed() -> None:
     assert one.returncode == 0, one.stderr
     assert one.stdout.strip()
     assert one.stdout == two.stdout
+    assert one.stderr == ""
 
 
 @pytest.mark.slow

@@ -66,3 +66,18 @@ def test_serving_on_a_taken_port_is_one_line_of_error(server: subprocess.Popen[s
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert port in done.stderr
+
+
+@pytest.mark.slow
+def test_serving_an_unknown_model_is_one_line_of_error() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tinkex_actors", "serve", "--model", "gpt-17", "--port", "0"],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("Error: ")
+    assert "gpt-17" in done.stderr

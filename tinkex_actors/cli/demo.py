@@ -58,8 +58,10 @@ def run_demo(*, live: bool) -> None:
         ModelNotInstalledError: the weights are not here and cannot be fetched.
     """
     from tinkex_actors.cli import local_models
+    from tinkex_actors.cli.logs import log_to_stderr
     from tinkex_actors.runtime import run
 
+    log_to_stderr()
     script = load_script(find_script())
     local_models.pull(script.MODEL, _print)
     history = run(_train(script, live=live))

@@ -49,11 +49,14 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="the port to listen on; 0 takes a free one")] = 8000,
     dialect: Annotated[Literal["hosted", "json"], typer.Option(help="the dialect to speak")] = "hosted",
     strict: Annotated[bool, typer.Option("--strict", help="refuse what a hosted server would refuse")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens, on stderr")] = False,
 ) -> None:
     """Serve the local engine over HTTP, until SIGINT or SIGTERM."""
+    from tinkex_actors.cli.logs import log_to_stderr
     from tinkex_actors.cli.serving import serve_until_stopped
     from tinkex_actors.runtime import run
 
+    log_to_stderr(verbose=verbose)
     run(serve_until_stopped(model, host=host, port=port, dialect=dialect, strict=strict))
 
 
@@ -66,9 +69,11 @@ def sample(
     seed: Annotated[int | None, typer.Option(min=0, help="for the same answer each time", show_default=False)] = None,
 ) -> None:
     """Ask a local model one thing and print its answer."""
+    from tinkex_actors.cli.logs import log_to_stderr
     from tinkex_actors.cli.sampling import answer
     from tinkex_actors.runtime import run
 
+    log_to_stderr()
     typer.echo(run(answer(model, text, max_tokens=max_tokens, temperature=temperature, seed=seed)))
 
 

@@ -23,7 +23,7 @@ async def answer(model: str, text: str, *, max_tokens: int, temperature: float, 
 
     async with ServiceClient(base_url=f"local://{model}") as service:
         sampler = await service.create_sampling_client(base_model=model)
-        tokenizer = sampler.tokenizer
+        tokenizer = await sampler.get_tokenizer()
         prompt = ModelInput.from_ints(tokenizer.chat_prompt([{"role": "user", "content": text}]))
         params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
         response = await sampler.sample(prompt, sampling_params=params)
