@@ -48,7 +48,7 @@ def serve(
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="the port to listen on; 0 takes a free one")] = 8000,
     dialect: Annotated[Literal["hosted", "json"], typer.Option(help="the dialect to speak")] = "hosted",
-    strict: Annotated[bool, typer.Option("--strict", help="refuse what a hosted server would refuse")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="refuse a missing key, and a number used twice")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens, on stderr")] = False,
 ) -> None:
     """Serve the local engine over HTTP, until SIGINT or SIGTERM."""
