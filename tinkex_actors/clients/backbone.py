@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tinkex_actors.actors.explanation import Explanation
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.config import Config
+    from tinkex_actors.transport import Transport
     from tinkex_actors.types import ClientConfigResponse, FinishStatus
     from tinkex_actors.wire.routes import Route
 
@@ -40,6 +41,7 @@ class Backbone:
     Args:
         config: settings.
         system: the actors' home; None makes one of our own, which ends with the service.
+        transport: carries the requests; None opens what the base URL names.
         user_metadata: free notes for the session.
         display_name: what people see.
     """
@@ -49,6 +51,7 @@ class Backbone:
         config: Config,
         *,
         system: ActorSystem | None,
+        transport: Transport | None,
         user_metadata: dict[str, str] | None,
         display_name: str | None,
     ) -> None:
@@ -56,7 +59,7 @@ class Backbone:
         self.loop = asyncio.get_running_loop()
         self._owns_system = system is None
         self.system = ActorSystem(name="tinkex") if system is None else system
-        self.transport = open_transport(config.base_url, system=self.system, config=config)
+        self.transport = transport or open_transport(config.base_url, system=self.system, config=config)
         self.link = Link(self.transport, config=config, system=self.system)
         self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after)
         self.session = SessionDesk(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tinkex_actors.clients.training import TrainingClient
     from tinkex_actors.config import RetryConfig
     from tinkex_actors.runtime import ActorSystem
+    from tinkex_actors.transport import Transport
     from tinkex_actors.types import FinishStatus, GetServerCapabilitiesResponse
 
 __all__ = ["ServiceClient"]
@@ -45,6 +46,8 @@ class ServiceClient:
         display_name: what people see of the session.
         config: all settings at once, instead of ``base_url``, ``api_key`` and ``project_id``.
         system: an actor system to live in; default one of its own.
+        transport: carries the requests, instead of what ``base_url`` names; closed with the service. For tests, and for
+            servers reached in ways of your own.
 
     Raises:
         ConfigError: arguments that contradict each other or cannot be used.
@@ -61,6 +64,7 @@ class ServiceClient:
         display_name: str | None = None,
         config: Config | None = None,
         system: ActorSystem | None = None,
+        transport: Transport | None = None,
     ) -> None:
         if config is not None and (base_url or api_key or project_id):
             raise ConfigError(
@@ -68,10 +72,12 @@ class ServiceClient:
                 "(Config.from_environment(base_url=...)), or leave config out."
             )
         self.config = config or Config.from_environment(base_url=base_url, api_key=api_key, project_id=project_id)
-        self.config.require_key()
+        if transport is None:
+            self.config.require_key()
         self._user_metadata = user_metadata
         self._display_name = display_name
         self._given_system = system
+        self._given_transport = transport
         self._core: Backbone | None = None
         self._closing: ApiFuture[None] | None = None
         self._close_task: asyncio.Task[None] | None = None
@@ -249,6 +255,7 @@ class ServiceClient:
             self._core = Backbone(
                 self.config,
                 system=self._given_system,
+                transport=self._given_transport,
                 user_metadata=self._user_metadata,
                 display_name=self._display_name,
             )
