@@ -217,13 +217,13 @@ class TaskSupervisor(Actor):
         task = self.task(_into(outcome, function(*args, **kwargs)), name=getattr(function, "__name__", "task"))
         self._running[task] = None
 
-        def ended(_: object) -> None:
+        def answered(future: asyncio.Future[Any]) -> None:
             self._running.pop(task, None)
-            if not outcome.done():
-                outcome.cancel()
+            if future.cancelled():
+                task.cancel()
 
-        task.add_done_callback(ended)
-        outcome.add_done_callback(lambda future: task.cancel() if future.cancelled() else None)
+        outcome.add_done_callback(answered)
+        task.add_done_callback(lambda _: outcome.cancel())  # nothing happens if it has its result
         return outcome
 
     @handler

@@ -63,6 +63,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._jobs = 0
         self._settlers: list[asyncio.Future[None]] = []
         self._numbers: weakref.WeakKeyDictionary[asyncio.Task[Any], int] = weakref.WeakKeyDictionary()
+        self._seen_tasks = 0
         self._recent: deque[str] = deque(maxlen=TRACE_ENTRIES)
         self._digest = hashlib.blake2b(digest_size=8)
 
@@ -110,7 +111,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         owner = getattr(callback, "__self__", None)
         if isinstance(owner, asyncio.Task):
             # Numbers of first appearance, not asyncio's own: those count over all loops of the process.
-            number = self._numbers.setdefault(owner, len(self._numbers))
+            number = self._numbers.get(owner)
+            if number is None:
+                number = self._numbers[owner] = self._seen_tasks
+                self._seen_tasks += 1
             label = f"task {number} {_place(owner)}"
         else:
             label = str(getattr(callback, "__qualname__", type(callback).__qualname__))
@@ -186,7 +190,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def _describe(self) -> str:
         tasks = sorted(
             (task for task in asyncio.all_tasks(self) if not task.done()),
-            key=lambda task: self._numbers.get(task, len(self._numbers)),
+            key=lambda task: self._numbers.get(task, self._seen_tasks),
         )
         lines = [f"  {task.get_name()}: {_place(task)}, {_waiting_at(task)}" for task in tasks]
         return (

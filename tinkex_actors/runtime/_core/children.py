@@ -252,17 +252,17 @@ class Children:
     def _give_up(self, cell: Cell, reason: ExitReason) -> None:
         """The child crashed too often: it ends, and, unless the policy keeps it to the child, so does its parent."""
         policy, owner = self.policy, self.owner
-        cause = reason.error if isinstance(reason, Crashed) else None
+        cause = _cause(reason)
         error = RestartsExhaustedError(
             f"{cell.path} ended {policy.max_restarts + 1} times within {policy.max_seconds} s; its supervisor "
-            f"{owner.path} allows {policy.max_restarts} restarts. The last reason: {cause!r}. Fix the cause, or raise "
+            f"{owner.path} allows {policy.max_restarts} restarts. The last reason: {cause or reason!r}. Fix the cause, or raise "
             "max_restarts.",
             actor=cell.path,
         )
         error.__cause__ = cause
         if owner.system.events.active:
             owner.system.events.publish(
-                SupervisorGaveUp(path=owner.path, at=owner.system.now(), child=cell.path, error=str(cause))
+                SupervisorGaveUp(path=owner.path, at=owner.system.now(), child=cell.path, error=str(cause or reason))
             )
         cell.lifecycle = None
         bury(cell, Shutdown(error))
@@ -326,6 +326,14 @@ class Children:
         if self.cells.get(cell.name) is cell:
             del self.cells[cell.name]
         self._pending.pop(cell, None)
+
+
+def _cause(reason: ExitReason) -> BaseException | None:
+    if isinstance(reason, Crashed):
+        return reason.error
+    if isinstance(reason, Shutdown) and isinstance(reason.why, BaseException):
+        return reason.why
+    return None
 
 
 async def ended(cell: Cell) -> None:
