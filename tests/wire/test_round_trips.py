@@ -82,7 +82,7 @@ REQUESTS = st.builds(
 
 
 @DIALECTS
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=50)
 @given(request=REQUESTS, compress=st.booleans())
 def test_a_training_request_comes_back(dialect: Dialect, request: ForwardBackwardRequest, compress: bool) -> None:
     sent = encode_request(ROUTES["forward_backward"], request, dialect, compress=compress)
@@ -114,7 +114,7 @@ def through_a_poll(name: str, result: Any, dialect: Dialect) -> Any:
 
 
 @DIALECTS
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=50)
 @given(output=outputs())
 def test_a_training_result_comes_back(dialect: Dialect, output: ForwardBackwardOutput) -> None:
     back = through_a_poll("forward_backward", output, dialect)
@@ -163,14 +163,14 @@ def samples(draw: Any) -> SampleResponse:
 
 
 @DIALECTS
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=50)
 @given(sample=samples())
 def test_a_sample_comes_back(dialect: Dialect, sample: SampleResponse) -> None:
     assert through_a_poll("asample", sample, dialect) == sample
 
 
 @DIALECTS
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=50)
 @given(
     prompt=INPUTS,
     stop=st.none() | NAMES | st.lists(NAMES, max_size=3) | st.lists(st.integers(0, 9), max_size=3),
