@@ -11,7 +11,7 @@ from tinkex_actors.clients.creation import create_model, create_model_from_state
 from tinkex_actors.clients.rest import RestClient
 from tinkex_actors.clients.telemetry import Telemetry
 from tinkex_actors.config import Config
-from tinkex_actors.errors import ClosedError, ConfigError, InputError
+from tinkex_actors.errors import ClosedError, ConfigError, InputError, WrongLoopError
 from tinkex_actors.types import LoraConfig
 
 if TYPE_CHECKING:
@@ -252,6 +252,12 @@ class ServiceClient:
         if self._closing is not None:
             raise ClosedError("This ServiceClient is closed. Make a new one.")
         if self._core is None:
+            try:
+                asyncio.get_running_loop()
+            except RuntimeError:
+                raise WrongLoopError(
+                    "ServiceClient: no event loop is running here. Use it in a coroutine: asyncio.run(main())."
+                ) from None
             self._core = Backbone(
                 self.config,
                 system=self._given_system,

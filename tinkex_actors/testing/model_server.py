@@ -114,6 +114,8 @@ class ModelServer:
         applied: for each model, the (number, route) pairs in the order in which they were executed.
         seen: requests by route name, re-sent ones included.
         polls_open: promises being polled now.
+        forget_promises: lose the promise that is asked for next (410), once.
+        fail_with: fail every operation with these words and this category.
     """
 
     def __init__(self, rng: random.Random, faults: Faults | None = None) -> None:
@@ -123,6 +125,8 @@ class ModelServer:
         self.applied: dict[str, list[tuple[int, str]]] = {}
         self.seen: Counter[str] = Counter()
         self.polls_open = 0
+        self.forget_promises = False
+        self.fail_with: tuple[str, str] | None = None
         self._closed = False
         self._ids = itertools.count()
         self._keys: dict[tuple[Any, ...], str] = {}
@@ -226,7 +230,10 @@ class ModelServer:
 
     async def _execute(self, promise: _Promise, message: Any) -> None:
         await self._pass_time(self.faults.compute)
-        promise.result = _result(promise.route, message)
+        if self.fail_with is not None:
+            promise.error, promise.category = self.fail_with
+        else:
+            promise.result = _result(promise.route, message)
         promise.done.set()
 
     def _spawn(self, work: Any) -> asyncio.Task[None]:
@@ -237,7 +244,8 @@ class ModelServer:
 
     async def _retrieve(self, request_id: str, accept: str) -> Response:
         promise = self._promises.get(request_id)
-        if promise is None:
+        if promise is None or self.forget_promises:
+            self.forget_promises = False
             return encode_error(410, "no such promise")
         self.polls_open += 1
         try:

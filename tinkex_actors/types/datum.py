@@ -115,7 +115,9 @@ def check_datum(datum: Datum, loss_fn: str, index: int = 0) -> None:
                 f"{', '.join(required)}, got {given}. {_HINTS[name]}."
             )
     tokens = _known_length(datum.model_input)
-    for name in {*required, "weights"} & set(datum.loss_fn_inputs):
+    for name in dict.fromkeys((*required, "weights")):
+        if name not in datum.loss_fn_inputs:
+            continue
         rows = len(datum.loss_fn_inputs[name])
         if tokens is not None and rows != tokens:
             raise InputError(
