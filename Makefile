@@ -14,10 +14,11 @@ help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
+	@echo "Setting up $(VENV) (the first time takes a few minutes)"
 	@if command -v uv >/dev/null 2>&1; then \
 	  uv venv --quiet --allow-existing $(VENV) && uv pip install --quiet --python $(PY) -e '.[dev]'; \
 	else \
-	  python3 -m venv $(VENV) && $(PY) -m pip install --quiet --disable-pip-version-check -e '.[dev]'; \
+	  python3 -m venv $(VENV) && $(PY) -m pip install -qq --disable-pip-version-check -e '.[dev]'; \
 	fi
 	@touch $@
 
@@ -50,7 +51,7 @@ soak: setup ## the seeded simulations, at length
 
 docs: ## build the documentation into site/
 	@$(MAKE) --no-print-directory setup
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e '.[docs]' 2>/dev/null || uv pip install --quiet --python $(PY) -e '.[docs]'
+	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[docs]' 2>/dev/null || uv pip install --quiet --python $(PY) -e '.[docs]'
 	@$(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
 generate: setup ## regenerate the protobuf module from its .proto

@@ -84,9 +84,9 @@ async def test_bad_data_is_refused_at_the_call_and_takes_no_number() -> None:
             training.forward_backward([], "cross_entropy")
         with pytest.raises(InputError, match=r"data\[1\]"):
             training.forward_backward([datum(), "text"], "cross_entropy")  # type: ignore[list-item]
-        with pytest.raises(InputError, match="datum 1.*target_tokens"):
+        with pytest.raises(InputError, match=r"datum 1.*target_tokens"):
             training.forward_backward([datum(), Datum(model_input=prompt)], "cross_entropy")
-        with pytest.raises(InputError, match="ragged|shape|rectangular|same length"):
+        with pytest.raises(InputError, match=r"ragged|shape|rectangular|same length"):
             Datum(model_input=prompt, loss_fn_inputs={"target_tokens": [[1], [2, 3]]})
         with pytest.raises(InputError, match=r"target_tokens.*2.*expected 3"):
             training.forward_backward(

@@ -17,6 +17,7 @@ from tinkex_actors.errors import APIConnectionError, APITimeoutError, ConfigErro
 if TYPE_CHECKING:
     from tinkex_actors.config import Config
     from tinkex_actors.runtime import ActorSystem
+    from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.wire.exchange import Request, Response
 
 __all__ = ["LocalTransport", "open_local"]
@@ -84,6 +85,14 @@ class LocalTransport:
                 f"local://{self._name}: no answer to {request.method} {request.path.partition('?')[0]} within "
                 f"{request.timeout:g} s. Send it again; raise Config.timeout if the machine is slow."
             ) from error
+
+    async def tokenizer(self, base_model: str) -> Tokenizer:
+        """Return the tokenizer of the engine's model, whatever name it was asked for by."""
+        self._refuse_closed()
+        if self._lease is None:
+            await self.open()
+        assert self._lease is not None
+        return await self._lease.cell.tokenizer()
 
     async def close(self) -> None:
         """End waiting exchanges and give the engine back. Idempotent."""

@@ -12,8 +12,8 @@ import numpy.typing as npt
 from tinkex_actors.engine.core.architecture import LayerWeights, ModelConfig, Weights
 from tinkex_actors.engine.core.model import BaseModel
 from tinkex_actors.engine.models.gguf import GgufFile
+from tinkex_actors.engine.models.tokenizer import gguf_tokenizer
 from tinkex_actors.errors import ConfigError
-from tinkex_actors.tokenizers import BpeTokenizer
 
 __all__ = ["load_smollm2"]
 
@@ -29,7 +29,6 @@ _LINEARS = {
     "up": "ffn_up",
     "down": "ffn_down",
 }
-_CONTROL_TOKEN = 3
 
 
 def load_smollm2(path: Path) -> BaseModel:
@@ -44,7 +43,7 @@ def load_smollm2(path: Path) -> BaseModel:
     with GgufFile(path) as file:
         try:
             config = _config(file.metadata)
-            tokenizer = _tokenizer(file.metadata)
+            tokenizer = gguf_tokenizer(file.metadata)
         except KeyError as error:
             raise ConfigError(f"gguf {path}: its metadata lack {error}; expected SmolLM2-135M-Instruct") from error
         weights = _weights(file, config)
@@ -65,16 +64,6 @@ def _config(metadata: dict[str, Any]) -> ModelConfig:
         eps=float(metadata["llama.attention.layer_norm_rms_epsilon"]),
         context_length=min(_CONTEXT_LIMIT, int(metadata["llama.context_length"])),
     )
-
-
-def _tokenizer(metadata: dict[str, Any]) -> BpeTokenizer:
-    kind, split = metadata["tokenizer.ggml.model"], metadata["tokenizer.ggml.pre"]
-    if (kind, split) != ("gpt2", "smollm"):
-        raise ConfigError(f"gguf: tokenizer {kind!r} with split {split!r}; expected 'gpt2' with 'smollm'")
-    tokens = metadata["tokenizer.ggml.tokens"]
-    kinds = metadata["tokenizer.ggml.token_type"]
-    special = [text for text, token_kind in zip(tokens, kinds, strict=True) if token_kind == _CONTROL_TOKEN]
-    return BpeTokenizer.from_parts(tokens, metadata["tokenizer.ggml.merges"], special)
 
 
 def _weights(file: GgufFile, config: ModelConfig) -> Weights:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tinkex_actors.engine.models.catalog import ModelRecord
     from tinkex_actors.engine.service.call import Call
     from tinkex_actors.runtime import ActorSystem
+    from tinkex_actors.tokenizers import Tokenizer
 
 __all__ = ["EngineCell"]
 
@@ -98,6 +99,13 @@ class EngineCell:
 
             self._core = Core.load(self.name, self.cache_dir)
         return self._core
+
+    async def tokenizer(self) -> Tokenizer:
+        """Return the model's tokenizer, loading the model if it is not."""
+        if self._core is None:
+            await self.system.blocking(self.load_core, executor="engine", workers=1)
+        tokenizer: Tokenizer = self._core.tokenizer
+        return tokenizer
 
     # --- the base model --------------------------------------------------------------------------------------------
     async def catalogue_record(self) -> ModelRecord:
@@ -169,8 +177,8 @@ class EngineCell:
         return sampler
 
     # --- promises --------------------------------------------------------------------------------------------------
-    def repeated(self, request_id: str, call: Call, *, digest: bytes | None = None) -> Promise | None:
-        """Return the promise that a repeated request was answered with, or None for a new one.
+    def repeated(self, request_id: str, call: Call, *, digest: bytes | None = None) -> bool:
+        """Return whether the request came before and was answered with the promise of this id.
 
         Raises:
             ConflictError: strict, and the number was taken by a different request.
@@ -182,7 +190,7 @@ class EngineCell:
                 f"{request_id}: the number was taken by a request with other content. Use a number once.",
                 status_code=409,
             )
-        return promise
+        return self.promises.known(request_id)
 
     def promise(self, request_id: str, call: Call, session_id: str, **fields: Any) -> Promise:
         """Make and register the promise that answers a call."""
@@ -198,6 +206,8 @@ class EngineCell:
         digest: bytes | None = None,
     ) -> UntypedAPIFuture:
         """Take a training request under its number and answer its promise; it runs when its turn comes.
+
+        A number that was taken before is answered with the same promise, and its request does not run again.
 
         Args:
             call: the request; its message has a ``seq_id``.
@@ -217,8 +227,7 @@ class EngineCell:
         if seq < 1:
             raise BadRequestError(f"seq_id: expected 1 or more, got {seq} (number 0 is the creation).", status_code=400)
         digest = call.digest if digest is None else digest
-        promise = self.repeated(request_id, call, digest=digest)
-        if promise is None:
+        if not self.repeated(request_id, call, digest=digest):
             if rejection := model.rejections.get(seq):
                 raise rejection
             if ordering.passed(seq):

@@ -53,6 +53,11 @@ class Core:
         """
         return cls(load_model(name, cache_dir=cache_dir))
 
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self._base.tokenizer
+
     # --- adapters --------------------------------------------------------------------------------------------------
     def new_adapter(self, lora: LoraConfig, seed: int) -> core.Adapter:
         """Return a fresh adapter."""
