@@ -211,7 +211,7 @@ class ActorSystem:
         if self.failure is not None:
             return
         self.failure = error
-        self.log.error("system.failed", system=self.name, error=str(error), tree="\n" + str(self.tree()))
+        self.report("system.failed", system=self.name, error=str(error), tree="\n" + str(self.tree()))
         self.track(self._fail(), f"{self.name}.fail")
 
     async def _fail(self) -> None:
@@ -325,14 +325,19 @@ class ActorSystem:
             job.exception()
 
     # --- what the cells report -------------------------------------------------------------------------------------
-    @property
-    def log(self) -> Any:
-        """The structlog logger, bound to the system's name; made at first use, for structlog takes long to import."""
-        if self._log is None:
-            import structlog
+    def report(self, event: str, **values: object) -> None:
+        """Write one error line with structlog, which is imported at the first one: it takes long.
 
-            self._log = structlog.get_logger("tinkex_actors.runtime").bind(system=self.name)
-        return self._log
+        A logger that fails is the loop's exception handler's business, never the supervised actors'.
+        """
+        try:
+            if self._log is None:
+                import structlog
+
+                self._log = structlog.get_logger("tinkex_actors.runtime").bind(system=self.name)
+            self._log.error(event, **values)
+        except Exception as error:
+            self.loop.call_exception_handler({"message": f"logging {event!r} failed", "exception": error})
 
     def track(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a lifecycle operation as a task the system holds on to."""
@@ -343,6 +348,9 @@ class ActorSystem:
 
     def _untrack(self, task: asyncio.Task[Any]) -> None:
         self._tasks.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            text = f"{task.get_name()} of system {self.name!r} failed inside the runtime"
+            self.loop.call_exception_handler({"message": text, "exception": error, "task": task})
 
     def refuse(self, cell: Cell, item: Message | Reply) -> None:
         """A message for an actor that has stopped or is stopping."""
@@ -373,7 +381,7 @@ class ActorSystem:
 
     def crashed(self, cell: Cell, error: BaseException, where: str) -> None:
         """A crash: one log line, one event."""
-        self.log.error(
+        self.report(
             "actor.crashed",
             actor=cell.path,
             where=where,
@@ -391,7 +399,7 @@ class ActorSystem:
         """A BaseException on its way out of the loop: the actor is over, nothing of it is run again."""
         cell.state = SUSPENDED
         cell.more().last_crash = repr(error)
-        self.log.error("actor.escaped", actor=cell.path, where=where, incarnation=cell.incarnation, error=repr(error))
+        self.report("actor.escaped", actor=cell.path, where=where, incarnation=cell.incarnation, error=repr(error))
 
     def abandon(self, path: str, what: str, task: asyncio.Task[Any]) -> None:
         """Something ignored its cancellation."""
@@ -399,7 +407,7 @@ class ActorSystem:
             f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
         )
         self._abandoned.append(Abandoned(path, what, stack))
-        self.log.error("actor.did_not_stop", actor=path, what=what, stack=stack)
+        self.report("actor.did_not_stop", actor=path, what=what, frames=stack)
         if self.events.active:
             self.events.publish(DidNotStop(path=path, at=self.now(), what=what, stack=stack))
 

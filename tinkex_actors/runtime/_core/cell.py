@@ -399,6 +399,8 @@ class Cell:
 
     # --- failing ---------------------------------------------------------------------------------------------------
     def _failed_in_burst(self, handler: Handler[..., Any], reply: Reply | None, error: BaseException) -> None:
+        if isinstance(error, GeneratorExit):  # the loop is gone and the task is being collected
+            raise error
         answer = self.failed(handler, error)
         if reply is not None:
             reply.fail(answer)
