@@ -114,10 +114,10 @@ async def retrieve_future(cell: EngineCell, call: Call) -> Response:
     cell.session(promise.session_id)
     if not await promise.wait(min(call.options.long_poll, _POLL_SHARE * call.request.timeout)):
         return encode_try_again(request_id, "active")
-    # The wait may have ended because the session or the result did.
-    if promise.state == "dropped" or cell.promises.find(request_id) is None:
-        raise GoneError(f"{request_id!r} is gone: {promise.error or 'its result was dropped'}.", status_code=410)
+    if promise.state == "dropped":
+        raise GoneError(f"{request_id!r} is gone: its session has ended.", status_code=410)
     if promise.state == "failed":
+        cell.promises.mark_read(promise)
         return encode_failure(promise.error, promise.category)
     accept = header(call.request.headers, "accept") if call.options.dialect.protobuf else ""
     response = encode_result(ROUTES[promise.route], promise.result, accept)

@@ -62,8 +62,8 @@ async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     sampler = cell.sampler(message.sampling_session_id)
     number = f"{message.seq_id}" if message.seq_id is not None else f"r{cell.system.rng.getrandbits(64):016x}"
     request_id = f"{sampler.sampling_session_id}:{number}"
-    promise = cell.repeated(request_id, call)
-    if promise is None:
+    ids = [f"{request_id}:{index}" for index in range(message.num_samples)]
+    if not cell.repeated(request_id, call):
         if len(cell.jobs) >= MAX_WAITING_SAMPLES:
             raise RateLimitError(
                 f"{len(cell.jobs)} requests wait for this engine. Send this one again later.", status_code=429
@@ -71,14 +71,13 @@ async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
         seed = message.sampling_params.seed
         if seed is None:
             seed = cell.system.rng.getrandbits(63)
-        ids = [f"{request_id}:{index}" for index in range(message.num_samples)]
-        promise = cell.promise(request_id, call, sampler.session_id, sequence_ids=ids)
+        promise = cell.promise(request_id, call, sampler.session_id)
 
         def compute(core: Core, job: Job) -> Any:
             return core.sample(_weights(cell, core, sampler), message, seed, ids, job.should_stop)
 
         cell.enqueue(Job(promise, compute, lambda response: response))
-    shown = promise.sequence_ids if call.options.dialect.sample_sequence_ids else None
+    shown = ids if call.options.dialect.sample_sequence_ids else None
     return UntypedAPIFuture(request_id=request_id, sample_sequence_ids=shown)
 
 

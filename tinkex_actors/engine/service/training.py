@@ -130,7 +130,7 @@ async def _create(
     request_id = f"{model_id}:0"
     # The first write to the store: here a second process is refused, before it has trained anything.
     await cell.on_disk(cell.store.claim)
-    if cell.repeated(request_id, call) is None:
+    if not cell.repeated(request_id, call):
         now = cell.wall_clock()
         model = Model(
             model_id=model_id,
@@ -268,7 +268,7 @@ def _snapshot(
 
 async def _check_name(cell: EngineCell, model: Model, message: Any, kind: str, name: str, *, overwrite: bool) -> None:
     """Refuse a save that cannot succeed, at once and for its number; a repeated request was let through before."""
-    if message.seq_id is not None and cell.promises.find(f"{model.model_id}:{message.seq_id}") is not None:
+    if message.seq_id is not None and cell.promises.known(f"{model.model_id}:{message.seq_id}"):
         return
     try:
         await cell.on_disk(cell.store.check_new, model.model_id, kind, name, message.ttl_seconds, overwrite=overwrite)
@@ -324,7 +324,7 @@ async def unload_model(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     """Forget a model once what was asked of it so far is done; its checkpoints stay."""
     model_id = call.message.model_id
     request_id = f"{model_id}:unload"
-    if cell.repeated(request_id, call) is None:
+    if not cell.repeated(request_id, call):
         model = cell.model(model_id)
 
         def commit(_: None) -> UnloadModelResponse:

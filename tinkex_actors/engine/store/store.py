@@ -43,6 +43,8 @@ KINDS = {"weights": "training", "sampler_weights": "sampler"}
 # Protocol 1.7.15: what a server accepts as `ttl_seconds`.
 _MIN_TTL, _MAX_TTL = 3600, 10 * 365 * 24 * 3600
 
+_PURGE_INTERVAL = timedelta(hours=1)
+
 # Most file systems allow 255 bytes a name; staging adds to it.
 _MAX_NAME_BYTES = 150
 _RESERVED = {"con", "prn", "aux", "nul"} | {f"{device}{n}" for device in ("com", "lpt") for n in range(1, 10)}
@@ -92,7 +94,8 @@ def tinker_path(run_id: str, kind: str, name: str) -> str:
 
 def escape(name: str) -> str:
     """Return a file name for an id: safe on every platform, different for different ids, readable where it can be."""
-    safe = quote(name, safe="")
+    # The tilde marks shortened names, so no other may have one.
+    safe = quote(name, safe="").replace("~", "%7E")
     if safe.startswith(".") or safe.partition(".")[0].lower() in _RESERVED:
         safe = f"%{ord(safe[0]):02X}{safe[1:]}"
     if safe.endswith("."):
@@ -114,6 +117,7 @@ class Store:
         self.folder = folder
         self._wall_clock = wall_clock
         self._claim: StoreClaim | None = None
+        self._purged_at = datetime.min.replace(tzinfo=UTC)
 
     def claim(self) -> None:
         """Take the right to write, once; and put right what a killed writer left half done.
@@ -218,6 +222,7 @@ class Store:
             The record with its size, time and expiry filled in.
         """
         self.claim()
+        self._purge()
         staged = self.folder / "staging" / uuid4().hex
         staged.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -271,6 +276,17 @@ class Store:
         staged.parent.mkdir(parents=True, exist_ok=True)
         final.rename(staged)
         shutil.rmtree(staged, ignore_errors=True)
+
+    def _purge(self) -> None:
+        """Delete what has expired, now and then; readers no longer see it anyway."""
+        now = self._wall_clock()
+        if now - self._purged_at < _PURGE_INTERVAL:
+            return
+        self._purged_at = now
+        for path in self.folder.glob("runs/*/*/*/meta.json"):
+            record = _read(path, CheckpointRecord)
+            if record is not None and self._expired(record):
+                self._discard(path.parent)
 
     def _recover(self) -> None:
         shutil.rmtree(self.folder / "staging", ignore_errors=True)

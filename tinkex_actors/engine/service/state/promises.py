@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tinkex_actors.errors import GoneError, NotFoundError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = ["RETAINED_BYTES", "Promise", "Promises"]
 
 # About 60 results of a 1024-datum batch of 1024 tokens each with float32 logprobs.
 RETAINED_BYTES = 256 * 1024 * 1024
+
+# What a settled promise holds beside its result: so counted, small results are bounded in number as well.
+_OVERHEAD_BYTES = 1024
+
+# Names of dropped results that can still be told from names that never were.
+_REMEMBERED_DROPPED = 100_000
 
 
 class Promise:
@@ -31,13 +34,12 @@ class Promise:
         route: name of the route whose result this is, in :mod:`tinkex_actors.wire.routes`.
         session_id: the session it belongs to and ends with.
         model_id: the model, where there is one.
-        sequence_ids: ids of the sequences to come, for a sampling request.
         digest: of the request's body, to tell a repetition from another request under the same number.
-        state: ``pending``, ``done``, ``failed`` or ``dropped``.
+        state: ``pending``, ``done``, ``failed`` or, while somebody still polls it, ``dropped``.
         result: the typed result when done.
         error: what to tell the user when failed.
         category: ``user`` or ``server`` when failed.
-        size_bytes: memory the result holds.
+        size_bytes: memory counted for it.
     """
 
     __slots__ = (
@@ -49,27 +51,18 @@ class Promise:
         "request_id",
         "result",
         "route",
-        "sequence_ids",
         "session_id",
         "size_bytes",
         "state",
     )
 
     def __init__(
-        self,
-        request_id: str,
-        route: str,
-        session_id: str,
-        *,
-        model_id: str | None = None,
-        sequence_ids: list[str] | None = None,
-        digest: bytes = b"",
+        self, request_id: str, route: str, session_id: str, *, model_id: str | None = None, digest: bytes = b""
     ) -> None:
         self.request_id = request_id
         self.route = route
         self.session_id = session_id
         self.model_id = model_id
-        self.sequence_ids = sequence_ids
         self.digest = digest
         self.state = "pending"
         self.result: Any = None
@@ -88,7 +81,8 @@ class Promise:
                 return False
         return True
 
-    def _settle(self, state: str) -> None:
+    def settle(self, state: str) -> None:
+        """Give it its last state and wake whoever waits. For :class:`Promises` only."""
         self.state = state
         self._settled.set()
 
@@ -97,22 +91,27 @@ class Promises:
     """All promises of an engine.
 
     Args:
-        retained_bytes: memory that settled results may hold together.
+        retained_bytes: memory that settled promises may hold together.
     """
 
     def __init__(self, retained_bytes: int = RETAINED_BYTES) -> None:
         self._retained_bytes = retained_bytes
         self._by_id: dict[str, Promise] = {}
-        self._by_session: dict[str, list[str]] = {}
+        self._by_session: dict[str, dict[str, None]] = {}
         self._unread: OrderedDict[str, None] = OrderedDict()
         self._read: OrderedDict[str, None] = OrderedDict()
+        self._dropped: OrderedDict[str, None] = OrderedDict()
         self.held_bytes = 0
 
     def __len__(self) -> int:
         return len(self._by_id)
 
+    def known(self, request_id: str) -> bool:
+        """Whether a promise of that id was made, its result dropped or not."""
+        return request_id in self._by_id or request_id in self._dropped
+
     def find(self, request_id: str) -> Promise | None:
-        """Return the promise of that id, dropped ones included, or None."""
+        """Return the promise of that id, or None."""
         return self._by_id.get(request_id)
 
     def get(self, request_id: str) -> Promise:
@@ -122,75 +121,79 @@ class Promises:
             NotFoundError: no such promise.
             GoneError: its result was dropped to save memory.
         """
+        if request_id in self._dropped:
+            raise GoneError(
+                f"The result of {request_id!r} was dropped: results may hold {self._retained_bytes} bytes together. "
+                "Read results as they come; send the request again under a new number if it may be repeated.",
+                status_code=410,
+            )
         promise = self._by_id.get(request_id)
         if promise is None:
             raise NotFoundError(
                 f"No promise {request_id!r}. It was never made here, or its session has ended; send the request again.",
                 status_code=404,
             )
-        if promise.state == "dropped":
-            raise GoneError(
-                f"The result of {request_id!r} was dropped: results may hold {self._retained_bytes} bytes together. "
-                "Read results as they come; send the request again under a new number if it may be repeated.",
-                status_code=410,
-            )
         return promise
 
     def add(self, promise: Promise) -> Promise:
         """Register a new promise."""
         self._by_id[promise.request_id] = promise
-        self._by_session.setdefault(promise.session_id, []).append(promise.request_id)
+        self._by_session.setdefault(promise.session_id, {})[promise.request_id] = None
         return promise
 
     def resolve(self, promise: Promise, result: Any, size_bytes: int) -> None:
         """Settle with a result that holds ``size_bytes`` of memory. Ignored when settled already."""
-        if promise.state != "pending":
-            return
-        promise.result = result
-        promise.size_bytes = size_bytes
-        self.held_bytes += size_bytes
-        self._unread[promise.request_id] = None
-        promise._settle("done")
-        self._make_room(keep=promise.request_id)
+        if promise.state == "pending":
+            promise.result = result
+            self._retain(promise, "done", size_bytes)
 
     def fail(self, promise: Promise, error: str, category: str) -> None:
         """Settle with a failure. Ignored when settled already."""
         if promise.state == "pending":
             promise.error = error
             promise.category = category
-            promise._settle("failed")
+            self._retain(promise, "failed", len(error))
 
     def mark_read(self, promise: Promise) -> None:
         """Note that the result went out to the client: it may be dropped before those that did not."""
-        if promise.state == "done":
+        if promise.request_id in self._by_id and promise.state != "pending":
             self._unread.pop(promise.request_id, None)
-            self._read.pop(promise.request_id, None)
             self._read[promise.request_id] = None
+            self._read.move_to_end(promise.request_id)
 
     def end_session(self, session_id: str) -> None:
-        """Forget every promise of a session; whoever still polls one is told that the session has ended."""
-        for request_id in self._by_session.pop(session_id, ()):
-            promise = self._by_id.pop(request_id)
-            self._release(promise)
-            self.fail(promise, f"session {session_id} has ended before the request ran", "user")
+        """Forget every promise of a session; whoever still polls one finds it dropped."""
+        for request_id in list(self._by_session.get(session_id, ())):
+            self._forget(request_id)
 
-    def pending(self) -> Iterable[Promise]:
-        """Promises that are not settled."""
+    def pending(self) -> list[Promise]:
+        """Return the promises that are not settled."""
         return [promise for promise in self._by_id.values() if promise.state == "pending"]
 
-    def _make_room(self, keep: str) -> None:
+    def _retain(self, promise: Promise, state: str, size_bytes: int) -> None:
+        promise.size_bytes = size_bytes + _OVERHEAD_BYTES
+        self.held_bytes += promise.size_bytes
+        self._unread[promise.request_id] = None
+        promise.settle(state)
         for queue in (self._read, self._unread):
-            for request_id in list(queue):
-                if self.held_bytes <= self._retained_bytes:
+            while self.held_bytes > self._retained_bytes and queue:
+                request_id = next(iter(queue))
+                # The newest result is kept whatever its size: nobody could have read it yet.
+                if request_id == promise.request_id:
                     return
-                if request_id != keep:
-                    promise = self._by_id[request_id]
-                    self._release(promise)
-                    promise._settle("dropped")
+                self._forget(request_id)
+                self._dropped[request_id] = None
+                while len(self._dropped) > _REMEMBERED_DROPPED:
+                    self._dropped.popitem(last=False)
 
-    def _release(self, promise: Promise) -> None:
-        self._unread.pop(promise.request_id, None)
-        self._read.pop(promise.request_id, None)
+    def _forget(self, request_id: str) -> None:
+        promise = self._by_id.pop(request_id)
+        owned = self._by_session[promise.session_id]
+        del owned[request_id]
+        if not owned:
+            del self._by_session[promise.session_id]
+        self._unread.pop(request_id, None)
+        self._read.pop(request_id, None)
         self.held_bytes -= promise.size_bytes
-        promise.size_bytes = 0
         promise.result = None
+        promise.settle("dropped")
