@@ -178,7 +178,7 @@ async def test_what_ignores_its_cancellation_is_abandoned_and_named() -> None:
         report = await system.stop(timeout=3.0)
         assert not report.clean
         assert [(item.path, item.what) for item in report.abandoned] == [("/mule", "dig_in")]
-        assert "test_lifecycle.py" in report.abandoned[0].stack[-1]
+        assert any("test_lifecycle.py" in line and "dig_in" in line for line in report.abandoned[0].stack)
         assert system.now() == 4.0  # the deadline, and a second for the cancellation
         assert [event.what for event in events] == ["dig_in"]
         release.set()

@@ -9,7 +9,7 @@ import math
 import random
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -403,9 +403,7 @@ class ActorSystem:
 
     def abandon(self, path: str, what: str, task: asyncio.Task[Any]) -> None:
         """Something ignored its cancellation."""
-        stack = tuple(
-            f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}" for frame in task.get_stack()
-        )
+        stack = tuple(_await_chain(task))
         self._abandoned.append(Abandoned(path, what, stack))
         self.report("actor.did_not_stop", actor=path, what=what, frames=stack)
         if self.events.active:
@@ -415,3 +413,13 @@ class ActorSystem:
         """An actor was buried."""
         self._buried += 1
         self.registry.forget(cell)
+
+
+def _await_chain(task: asyncio.Task[Any]) -> Iterator[str]:
+    """Yield file, line and name of each suspended frame, innermost last (a task's own stack shows the first only)."""
+    awaited: Any = task.get_coro()
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
+        if frame is not None:
+            yield f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)

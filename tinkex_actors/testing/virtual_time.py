@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Coroutine
 from typing import Any, ParamSpec, TypeVar
 
-from tinkex_actors.testing.virtual_loop import VirtualLoop
+from tinkex_actors.testing.virtual_loop import SimDeadlock, VirtualLoop
 
 __all__ = ["run_virtual", "seeds", "virtual_time"]
 
@@ -29,12 +29,18 @@ def run_virtual(main: Coroutine[Any, Any, T], *, seed: int | None = None) -> T:
         SimDeadlock: it can never end. Any other exception of ``main`` gets a note with the seed and the last callbacks.
     """
     loop = VirtualLoop(seed)
-    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+    runner = asyncio.Runner(loop_factory=lambda: loop)
+    try:
+        result = runner.run(main)
+    except BaseException as error:
+        error.add_note(_replay_note(loop))
         try:
-            return runner.run(main)
-        except BaseException as error:
-            error.add_note(_replay_note(loop))
-            raise
+            runner.close()
+        except SimDeadlock:
+            error.add_note("Cancelling what was left did not end either.")
+        raise
+    runner.close()
+    return result
 
 
 def _replay_note(loop: VirtualLoop) -> str:
