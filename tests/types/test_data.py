@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -32,6 +33,7 @@ def test_tokens_may_be_any_flat_integers_and_are_kept_as_a_list(tokens: Any) -> 
     assert (chunk.length, chunk.type) == (3, "encoded_text")
     assert pickle.loads(pickle.dumps(chunk)) == chunk
     assert pickle.loads(pickle.dumps(chunk)).tokens_np.tolist() == [1, 2, 3]
+    assert copy.copy(chunk).tokens_np.tolist() == [1, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import pickle
 from typing import Any
@@ -119,6 +120,7 @@ def test_records_pickle_compare_and_print(record: Any) -> None:
     back = pickle.loads(pickle.dumps(record))
 
     assert back == record
+    assert copy.copy(record) == record
     assert back != "something else"
     assert repr(back) == repr(record)
     assert type(record).__name__ in repr(record)
@@ -177,7 +179,7 @@ def test_a_checkpoint_path_has_three_parts(path: str, kind: str, checkpoint_id: 
         "tinker://a/weights/b/c",
         "tinker://a/models/b",
         "tinker:///weights/b",
-        "http://a/weights/b",
+        "https://localhost/weights/b",
         None,
     ],
 )

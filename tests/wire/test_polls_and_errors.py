@@ -292,6 +292,7 @@ def test_every_request_says_who_sends_it_and_never_in_its_repr() -> None:
     assert "X-API-Key" not in base_headers(None, "0.38.0")
     assert "tml-secret" not in repr(request)
     assert request.headers["X-API-Key"] == "tml-secret"
+    assert repr(Response(200, {"content-type": "text/plain"}, b"tml-x")) == "Response(200, text/plain, 5 bytes)"
 
 
 def test_asample_says_that_429_is_understood() -> None:

@@ -80,7 +80,8 @@ def decode_protobuf(kind: Any, body: bytes) -> Any:
     }[kind]
     try:
         message = message_type.FromString(body)
-    except DecodeError as error:
+    except (DecodeError, ValueError) as error:
+        # ValueError: bad UTF-8 in the pure-Python runtime, where the compiled one says DecodeError.
         raise RemoteWireError(f"{kind.__name__}: {len(body)} bytes that are not its protobuf form: {error}") from error
     try:
         return read(message)
@@ -159,7 +160,8 @@ def _read_datum(message: Any, where: str) -> Datum:
 def _read_chunk(message: Any, where: str) -> ModelInputChunk:
     kind = message.WhichOneof("chunk")
     if kind == "encoded_text":
-        return EncodedTextChunk(tokens=from_buffer(message.encoded_text.tokens, "<i4", where).tolist())
+        tokens: Any = from_buffer(message.encoded_text.tokens, "<i4", where)
+        return EncodedTextChunk(tokens=tokens)
     if kind == "image":
         image = message.image
         if image.format not in _IMAGE_FORMATS:
