@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from tinkex_actors import AdamParams, Datum, ModelInput, SamplingParams, ServiceClient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from tinkex_actors import ApiFuture, ForwardBackwardOutput, OptimStepResponse, SamplingClient, TrainingClient
 
@@ -94,13 +94,13 @@ async def fine_tune(training: TrainingClient, report: Callable[[Progress], None]
     return history
 
 
-async def ask(training: TrainingClient, sampler: SamplingClient) -> list[str]:
-    """The model's likeliest answers to the unseen questions, asked all at once."""
+async def ask(training: TrainingClient, sampler: SamplingClient) -> AsyncIterator[str]:
+    """The model's likeliest answers to the unseen questions: asked all at once, given one by one."""
     params = SamplingParams(max_tokens=32, temperature=0.0)
     prompts = [ModelInput.from_ints(chat(training, question)) for question in UNSEEN]
-    answers = [sampler.sample(prompt, sampling_params=params) for prompt in prompts]
-    texts = [(await answer).sequences[0].tokens for answer in answers]
-    return [training.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in texts]
+    for answer in [sampler.sample(prompt, sampling_params=params) for prompt in prompts]:
+        tokens = (await answer).sequences[0].tokens
+        yield training.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
 
 def side_by_side(before: Sequence[str], after: Sequence[str], width: int = 46) -> str:
@@ -135,11 +135,13 @@ async def first_fine_tune(
     """The whole story: ask, train, ask again. ``report`` is called after each step, ``say`` with finished text."""
     base = service.create_sampling_client(base_model=MODEL)  # both are submitted; the model is loaded once
     training = await service.create_lora_training_client(MODEL, rank=16, train_unembed=False)
-    before = await ask(training, await base)
-    say(f"Before the training, asked {UNSEEN[0]!r}, it says: {before[0]}")
+    before = []
+    async for text in ask(training, await base):
+        before.append(text)
+        say(f"Before the training: {UNSEEN[len(before) - 1]} {text}")
     history = await fine_tune(training, report)
-    after = await ask(training, await training.save_weights_and_get_sampling_client())
-    say(side_by_side(before, after))
+    after = [text async for text in ask(training, await training.save_weights_and_get_sampling_client())]
+    say(f"\n{side_by_side(before, after)}")
     return history
 
 
