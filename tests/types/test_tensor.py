@@ -110,6 +110,8 @@ def test_other_kinds_of_arrays_are_refused(array: Any) -> None:
         (([1.7], "int64"), "fraction"),
         (([float("nan")], "int64"), "fraction"),
         (([1, 2, 3], "int64", [2]), "do not fit shape"),
+        (([1, 2, 3], "int64", [-1]), "do not fit shape"),
+        (([1, 2, 3], "int64", [2**70]), "do not fit shape"),
         (([1], "int64", None, [0, 1]), "go together"),
         (([1], "int64", None, [0, 1], [0]), "shape="),
         (([1], "int64", [1, 2], [0], [0]), "1 row pointers for 1 rows"),

@@ -169,6 +169,8 @@ def test_a_400_without_a_body_is_a_proxys_and_may_be_retried() -> None:
 def test_a_long_page_is_cut_and_deep_json_does_not_overflow() -> None:
     assert len(str(classify(Response(503, {}, b"x" * 100_000), "GET /x"))) < 800
     assert "HTTP 500" in str(classify(Response(500, {}, b"[" * 50_000), "GET /x"))
+    nested = b'{"error":' * 300 + b"1" + b"}" * 300
+    assert "HTTP 500" in str(classify(Response(500, {}, nested), "GET /x"))
 
 
 def test_a_served_error_is_never_empty_and_says_when_to_come_back() -> None:

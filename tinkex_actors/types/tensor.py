@@ -256,8 +256,10 @@ def _dense(values: Array, shape: Sequence[int] | None) -> Array:
     if shape is None or tuple(shape) == values.shape:
         return values
     try:
+        if min(shape, default=0) < 0:
+            raise ValueError("negative dimension")
         return values.reshape(tuple(shape))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(
             f"TensorData: {values.size} values do not fit shape {list(shape)}. Leave shape out, or correct it."
         ) from error

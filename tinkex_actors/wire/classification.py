@@ -14,6 +14,7 @@ from tinkex_actors.wire.exchange import Response
 __all__ = ["classify", "proxy_rejection"]
 
 _MAX_DETAIL_CHARACTERS: Final = 500
+_MAX_DETAIL_DEPTH: Final = 4
 # Servers and proxies like to repeat what they were sent.
 _CREDENTIALS: Final = re.compile(r"\b(?:tml-|eyJ)[A-Za-z0-9_.\-]+")
 _CATEGORIES: Final = ("user", "server", "unknown")
@@ -88,20 +89,19 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _detail(body: Any) -> str:
-    if isinstance(body, str):
-        return body
-    if isinstance(body, dict):
+def _detail(body: Any, depth: int = 0) -> str:
+    if isinstance(body, dict) and depth < _MAX_DETAIL_DEPTH:
         for key in ("detail", "error", "message"):
             if body.get(key):
-                return _detail(body[key])
+                return _detail(body[key], depth + 1)
         # FastAPI's 422 items say where and what.
         if "msg" in body:
-            place = ".".join(str(part) for part in body.get("loc", ()) if part != "body")
-            return f"{place}: {body['msg']}" if place else str(body["msg"])
-    if isinstance(body, list):
-        return "; ".join(filter(None, (_detail(item) for item in body[:5])))
-    return "" if body is None else msgspec.json.encode(body).decode()
+            place = body.get("loc")
+            parts = [str(part) for part in place if part != "body"] if isinstance(place, list) else []
+            return ".".join(parts) + (": " if parts else "") + str(body["msg"])
+    if isinstance(body, list) and depth < _MAX_DETAIL_DEPTH:
+        return "; ".join(filter(None, (_detail(item, depth + 1) for item in body[:5])))
+    return "" if body is None else str(body)
 
 
 def _short(text: str) -> str:
