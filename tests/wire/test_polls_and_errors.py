@@ -149,6 +149,12 @@ def test_a_retry_hint_that_is_no_number_of_seconds_is_left_out(value: str) -> No
     assert classify(Response(429, {"retry-after": value}), "x").retry_after is None
 
 
+@pytest.mark.parametrize(("value", "wish"), [("true", True), ("False", False), ("maybe", None), ("", None)])
+def test_the_server_may_force_or_forbid_a_retry(value: str, wish: bool | None) -> None:
+    assert classify(Response(500, {"x-should-retry": value}), "x").should_retry is wish
+    assert classify(Response(500, {}), "x").should_retry is None
+
+
 @pytest.mark.parametrize("status", [300, 304, 405, 418, 599])
 def test_other_statuses_are_plain_or_the_servers(status: int) -> None:
     error = classify(Response(status, {}, b""), "GET /x")

@@ -17,6 +17,7 @@ _MAX_DETAIL_CHARACTERS: Final = 500
 _MAX_DETAIL_DEPTH: Final = 4
 # Servers and proxies like to repeat what they were sent.
 _CREDENTIALS: Final = re.compile(r"\b(?:tml-|eyJ)[A-Za-z0-9_.\-]+")
+_SHOULD_RETRY: Final = {"true": True, "false": False}
 _CATEGORIES: Final = ("user", "server", "unknown")
 
 _REMEDIES: Final[dict[int, str]] = {
@@ -48,7 +49,8 @@ def classify(response: Response, what: str, *, request_id: str | None = None) ->
 
     Returns:
         The leaf for the status, with ``retry_after`` in seconds where the server gave a number (``retry-after-ms``
-        first, then ``retry-after``; an HTTP date needs a clock and is left out).
+        first, then ``retry-after``; an HTTP date needs a clock and is left out), and ``should_retry`` as the header
+        ``x-should-retry`` says.
     """
     text = _CREDENTIALS.sub("[redacted]", response.body.decode("utf-8", "replace")).strip()
     body = _parsed(text)
@@ -64,6 +66,7 @@ def classify(response: Response, what: str, *, request_id: str | None = None) ->
         category=_category(body),
         request_id=request_id,
         retry_after=_retry_after(response.headers),
+        should_retry=_SHOULD_RETRY.get(response.headers.get("x-should-retry", "").strip().lower()),
     )
 
 
