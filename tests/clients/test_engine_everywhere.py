@@ -1,0 +1,155 @@
+"""The same calls give the same numbers in process and over HTTP, in both dialects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinkex_actors import (
+    AdamParams,
+    APIStatusError,
+    Config,
+    Datum,
+    ModelInput,
+    RequestFailedError,
+    SamplingParams,
+    ServiceClient,
+)
+from tinkex_actors.engine.service.call import EngineOptions
+from tinkex_actors.engine.transport import LocalTransport
+from tinkex_actors.runtime import ActorSystem
+from tinkex_actors.transport.server import serve
+from tinkex_actors.wire.dialect import HOSTED, JSON
+
+PROMPT = ModelInput.from_ints([5, 6, 7])
+
+
+def batch() -> list[Datum]:
+    rows = [[1, 2, 3, 4], [9, 8, 7, 6, 5, 4], [2, 2]]
+    return [
+        Datum(
+            model_input=ModelInput.from_ints(row[:-1]),
+            loss_fn_inputs={"target_tokens": row[1:], "weights": [1.0] * (len(row) - 1)},
+        )
+        for row in rows
+    ]
+
+
+@asynccontextmanager
+async def over_http(tmp_path: Path, options: EngineOptions) -> AsyncIterator[str]:
+    config = Config(base_url="local://tiny", engine_store=tmp_path)
+    async with ActorSystem(name="server") as system:
+        transport = LocalTransport("tiny", system=system, config=config, options=options)
+        server = await serve(transport)
+        try:
+            yield server.url
+        finally:
+            await server.close()
+            await transport.close()
+
+
+async def everything(service: ServiceClient) -> dict[str, Any]:
+    """Train, save, load, sample, score and list; return every number."""
+    seen: dict[str, Any] = {}
+    training = await service.create_lora_training_client("tiny", rank=4, seed=11)
+    for step in range(3):
+        passed = training.forward_backward(batch(), "cross_entropy")
+        updated = training.optim_step(AdamParams(learning_rate=1e-2))
+        result = await passed
+        seen[f"pass {step}"] = result.metrics
+        seen[f"logprobs {step}"] = [output["logprobs"].tolist() for output in result.loss_fn_outputs]
+        seen[f"update {step}"] = (await updated).metrics
+    saved = await training.save_state("half")
+    sampler_path = (await training.save_weights_for_sampler("sampler")).path
+    again = await service.create_training_client_from_state_with_optimizer(saved.path)
+    seen["forward"] = (await training.forward(batch(), "cross_entropy")).metrics
+    seen["forward of the copy"] = (await again.forward(batch(), "cross_entropy")).metrics
+    await again.forward_backward(batch(), "cross_entropy")
+    seen["the copy's next update"] = (await again.optim_step(AdamParams(learning_rate=1e-2))).metrics
+    await training.load_state(saved.path)
+    seen["forward after load"] = (await training.forward(batch(), "cross_entropy")).metrics
+    for name, sampler in (
+        ("snapshot", await training.save_weights_and_get_sampling_client()),
+        ("saved", await service.create_sampling_client(model_path=sampler_path)),
+        ("base", await service.create_sampling_client(base_model="tiny")),
+    ):
+        answer = await sampler.sample(PROMPT, 2, SamplingParams(max_tokens=6, seed=3), include_prompt_logprobs=True)
+        seen[name] = [(sequence.tokens, sequence.logprobs, sequence.stop_reason) for sequence in answer.sequences]
+        seen[f"{name} prompt"] = answer.prompt_logprobs
+        seen[f"{name} scores"] = await sampler.compute_logprobs(PROMPT)
+    rest = service.create_rest_client()
+    listed = await rest.list_checkpoints(training.model_id)
+    seen["checkpoints"] = sorted((point.checkpoint_id, point.checkpoint_type) for point in listed.checkpoints)
+    runs = await rest.list_training_runs()
+    seen["run is listed"] = training.model_id in {run.training_run_id for run in runs.training_runs}
+    seen["models"] = [model.model_name for model in (await service.get_server_capabilities()).supported_models]
+    seen["info"] = (await training.get_info()).lora_rank
+    return seen
+
+
+@pytest.fixture(scope="module")
+def in_process(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    async def run() -> dict[str, Any]:
+        config = Config(base_url="local://tiny", engine_store=tmp_path_factory.mktemp("in-process"))
+        async with ServiceClient(config=config) as service:
+            return await everything(service)
+
+    return asyncio.run(run())
+
+
+@pytest.mark.slow
+def test_the_numbers_make_sense(in_process: dict[str, Any]) -> None:
+    assert in_process["pass 2"]["loss:sum"] < in_process["pass 0"]["loss:sum"]
+    assert in_process["forward"] == in_process["forward of the copy"] == in_process["forward after load"]
+    assert in_process["snapshot"] == in_process["saved"]
+    assert in_process["snapshot"] != in_process["base"]
+    assert in_process["run is listed"]
+    assert [kind for _, kind in in_process["checkpoints"]] == ["sampler", "training"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options",
+    [EngineOptions(), EngineOptions(dialect=JSON), EngineOptions(strict=True)],
+    ids=["hosted", "json", "strict"],
+)
+async def test_every_number_is_equal(options: EngineOptions, tmp_path: Path, in_process: dict[str, Any]) -> None:
+    async with over_http(tmp_path, options) as url, ServiceClient(base_url=url, api_key="tml-any") as service:
+        assert await everything(service) == in_process
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dialect", [HOSTED, JSON])
+async def test_what_the_server_refuses_says_why(tmp_path: Path, dialect: Any) -> None:
+    async with over_http(tmp_path, EngineOptions(dialect=dialect)) as url, ServiceClient(base_url=url) as service:
+        with pytest.raises(APIStatusError, match="tiny"):
+            await service.create_lora_training_client("gpt-17")
+        training = await service.create_lora_training_client("tiny", rank=4)
+        with pytest.raises(RequestFailedError, match=r"cispo|supported") as caught:
+            await training.forward_backward(
+                [
+                    Datum(
+                        model_input=PROMPT,
+                        loss_fn_inputs={
+                            "target_tokens": [1, 2, 3],
+                            "logprobs": [0.0] * 3,
+                            "advantages": [1.0] * 3,
+                        },
+                    )
+                ],
+                "cispo",
+            )
+        assert caught.value.category == "user"
+        with pytest.raises(RequestFailedError, match="9999"):
+            await training.forward(
+                [Datum(model_input=ModelInput.from_ints([9999]), loss_fn_inputs={"target_tokens": [1]})],
+                "cross_entropy",
+            )
+        with pytest.raises((RequestFailedError, APIStatusError), match="nowhere"):
+            await training.load_state(f"tinker://{training.model_id}/weights/nowhere")
+        assert (await training.optim_step(AdamParams())).metrics is not None, "refusals leave no gap"
