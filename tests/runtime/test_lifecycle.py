@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from tests.runtime.actors import Hooked, Recorder, Sleeper
-from tinkex_actors.errors import ActorStoppedError, ClosedError, ConfigError, StartFailedError
+from tinkex_actors.errors import ActorStoppedError, ClosedError, ConfigError, StartFailedError, StopTimeoutError
 from tinkex_actors.runtime import (
     Actor,
     ActorSystem,
@@ -22,6 +22,7 @@ from tinkex_actors.runtime import (
     NoActor,
     Normal,
     Shutdown,
+    StopReport,
     Supervisor,
     handler,
 )
@@ -79,11 +80,9 @@ async def test_init_ends_before_the_first_message_and_before_spawn_returns() -> 
 @virtual_time()
 async def test_a_failing_start_fails_the_spawn_and_leaves_nothing(fails_in: str) -> None:
     async with ActorSystem() as system:
+        arguments: tuple[Any, ...] = () if fails_in == "constructor" else ("x", [], 1.0, [1])
         with pytest.raises(StartFailedError, match="/x ") as info:
-            if fails_in == "constructor":
-                await system.spawn(Hooked, name="x")
-            else:
-                await system.spawn(Hooked, "x", [], 1.0, [1], name="x")
+            await system.spawn(Hooked, *arguments, name="x")
         assert isinstance(info.value.__cause__, TypeError if fails_in == "constructor" else OSError)
         assert system.tree().children == ()
         await system.spawn(Recorder, name="x")
@@ -166,23 +165,42 @@ async def test_a_killed_temporary_actor_ends_as_killed() -> None:
 
 @virtual_time()
 async def test_what_ignores_its_cancellation_is_abandoned_and_named() -> None:
-    async with ActorSystem() as system:
-        events: list[DidNotStop] = []
-        system.events.subscribe(events.append, DidNotStop)
-        release = asyncio.Event()
-        await system.spawn(Stubborn, release, name="mule")
-        stubborn = system.whereis("/mule")
-        assert stubborn is not None
-        stubborn.cast.dig_in()
+    events: list[DidNotStop] = []
+    release = asyncio.Event()
+    system = ActorSystem(stop_timeout=3.0)
+    system.events.subscribe(events.append, DidNotStop)
+    with pytest.raises(StopTimeoutError, match=r"/mule: dig_in") as info:
+        await leave_with_a_mule(system, release)
+    report = info.value.report
+    assert isinstance(report, StopReport)
+    assert not report.clean
+    assert [(item.path, item.what) for item in report.abandoned] == [("/mule", "dig_in")]
+    assert any("test_lifecycle.py" in line and "dig_in" in line for line in report.abandoned[0].stack)
+    assert system.now() == 4.0  # the deadline, and a second for the cancellation
+    assert [event.what for event in events] == ["dig_in"]
+    release.set()
+    await settle()
+
+
+async def leave_with_a_mule(system: ActorSystem, release: asyncio.Event) -> None:
+    async with system:
+        mule = await system.spawn(Stubborn, release, name="mule")
+        mule.cast.dig_in()
         await settle()
-        report = await system.stop(timeout=3.0)
-        assert not report.clean
-        assert [(item.path, item.what) for item in report.abandoned] == [("/mule", "dig_in")]
-        assert any("test_lifecycle.py" in line and "dig_in" in line for line in report.abandoned[0].stack)
-        assert system.now() == 4.0  # the deadline, and a second for the cancellation
-        assert [event.what for event in events] == ["dig_in"]
+
+
+@virtual_time()
+async def test_what_was_abandoned_and_ended_later_does_not_spoil_the_end() -> None:
+    release = asyncio.Event()
+    async with ActorSystem() as system:
+        mule = await system.spawn(Stubborn, release, shutdown=1.0)
+        mule.cast.dig_in()
+        await settle()
+        await mule.stop()
+        assert system.now() == 2.0
         release.set()
         await settle()
+    assert (await system.stop()).clean
 
 
 class Stubborn(Actor):

@@ -49,7 +49,7 @@ async def test_children_start_left_to_right_and_stop_right_to_left() -> None:
 async def test_a_failing_start_undoes_the_earlier_ones() -> None:
     journal: list[str] = []
     async with ActorSystem() as system:
-        children = specs(journal, "ab") + [ChildSpec(Hooked, ("c", journal, 0.0, [1]), name="c")]
+        children = [*specs(journal, "ab"), ChildSpec(Hooked, ("c", journal, 0.0, [1]), name="c")]
         with pytest.raises(StartFailedError, match=r"/sup .*c cannot start") as info:
             await system.spawn(Supervisor, children, name="sup")
         assert isinstance(info.value.__cause__, StartFailedError)
@@ -215,7 +215,7 @@ async def test_exhaustion_escalates_level_by_level_and_out_of_the_block() -> Non
 
 @virtual_time()
 async def test_the_escalation_reaches_a_body_that_waits_for_ever() -> None:
-    with pytest.raises(RestartsExhaustedError):
+    with pytest.raises(RestartsExhaustedError):  # noqa: PT012
         async with ActorSystem(max_restarts=0) as system:
             ref = await system.spawn(Hooked, "a", [])
             ref.cast.crash()
@@ -226,7 +226,7 @@ async def test_the_escalation_reaches_a_body_that_waits_for_ever() -> None:
 @virtual_time()
 async def test_a_body_error_wins_over_nothing_and_the_tree_still_stops() -> None:
     journal: list[str] = []
-    with pytest.raises(LookupError):
+    with pytest.raises(LookupError):  # noqa: PT012
         async with ActorSystem() as system:
             await system.spawn(Hooked, "a", journal)
             raise LookupError("body")

@@ -167,7 +167,7 @@ def test_the_variable_overrides_the_number_of_seeds(monkeypatch: pytest.MonkeyPa
 
 def test_a_livelock_is_found() -> None:
     async def spin() -> None:
-        while True:
+        while True:  # noqa: ASYNC110
             await asyncio.sleep(0)
 
     loop = VirtualLoop(max_steps=1000)

@@ -92,10 +92,11 @@ class DidNotStop(Event, frozen=True, kw_only=True):
 
 
 class HandlerBlocked(Event, frozen=True, kw_only=True):
-    """A handler held the event loop for ``seconds``."""
+    """The event loop was held for ``seconds``; path and message are empty if no handler was on the stack."""
 
     message: str
     seconds: float
+    stack: tuple[str, ...] = ()
 
 
 class EventHub:

@@ -39,9 +39,6 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     except RestartsExhaustedError as error:
         print(f"{error}", file=sys.stderr)  # noqa: T201
         raise SystemExit(EXIT_FAILED) from error
-    except StopTimeoutError as error:
-        print(f"{error}", file=sys.stderr, flush=True)  # noqa: T201
-        os._exit(EXIT_DID_NOT_STOP)
     except asyncio.CancelledError:
         if received:
             raise SystemExit(128 + received[0]) from None
@@ -77,6 +74,11 @@ async def _with_signals(main: Coroutine[Any, Any, T], received: list[int]) -> T:
             continue
     try:
         return await main
+    except StopTimeoutError as error:
+        # At once: closing the loop would wait for the task, and ending the interpreter for the thread.
+        print(f"{error}", file=sys.stderr, flush=True)  # noqa: T201
+        sys.stdout.flush()
+        os._exit(EXIT_DID_NOT_STOP)
     finally:
         for number in handled:
             loop.remove_signal_handler(number)

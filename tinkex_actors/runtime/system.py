@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError
+from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError, StopTimeoutError
 from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell
 from tinkex_actors.runtime._core.children import Children
 from tinkex_actors.runtime._core.lifecycle import stopped_error
 from tinkex_actors.runtime._core.messages import Handler, Message, Reply, kind_of
 from tinkex_actors.runtime._core.restarts import Policy
 from tinkex_actors.runtime._core.scheduler import Scheduler
+from tinkex_actors.runtime._core.watchdog import Watchdog
 from tinkex_actors.runtime.actor import Actor
 from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart
 from tinkex_actors.runtime.events import ActorCrashed, DeadLetter, DidNotStop, EventHub, Rejected
@@ -78,8 +79,9 @@ class _Root(Actor):
 class ActorSystem:
     """A tree of supervised actors; ``async with`` starts and stops it.
 
-    Leaving the block stops every actor. When restarts are exhausted up to the root, the tree is stopped, the block's
-    body is cancelled, and the ``RestartsExhaustedError`` is raised out of the block.
+    Leaving the block stops every actor; what did not stop raises ``StopTimeoutError``. When restarts are exhausted up
+    to the root, the tree is stopped, the block's body is cancelled, and ``RestartsExhaustedError`` is raised out of the
+    block.
 
     Args:
         name: shown in logs; part of a pickled ref.
@@ -87,6 +89,8 @@ class ActorSystem:
         max_restarts: restarts of top-level actors allowed within ``max_seconds``.
         max_seconds: length of the window.
         stop_timeout: seconds that leaving the block may take.
+        watchdog: report handlers that hold the loop for longer than this many seconds (a log line and a
+            ``HandlerBlocked`` event); None does not watch.
 
     Attributes:
         events: publish and subscribe; see ``runtime.events``.
@@ -106,6 +110,7 @@ class ActorSystem:
         max_restarts: int = 3,
         max_seconds: float = 5.0,
         stop_timeout: float = STOP_SECONDS,
+        watchdog: float | None = None,
     ) -> None:
         self.name = name
         self.rng = random.Random(seed)
@@ -116,10 +121,12 @@ class ActorSystem:
         self.failure: BaseException | None = None
         self._policy = Policy(max_restarts=max_restarts, max_seconds=max_seconds)
         self._stop_timeout = stop_timeout
+        self._watchdog_seconds = watchdog
+        self._watchdog: Watchdog | None = None
         self._root: ActorRef[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[asyncio.Task[Any], None] = {}
-        self._abandoned: list[Abandoned] = []
+        self._abandoned: list[tuple[Abandoned, asyncio.Future[Any]]] = []
         self._buried = 0
         self._host: asyncio.Task[Any] | None = None
         self._host_cancelled = False
@@ -144,6 +151,8 @@ class ActorSystem:
         root.state = IDLE
         root.family = Children(root, self._policy)
         self._root = root
+        if self._watchdog_seconds is not None:
+            self._watchdog = Watchdog(self, self._watchdog_seconds)
         return self
 
     async def __aenter__(self) -> Self:
@@ -155,7 +164,15 @@ class ActorSystem:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         host, self._host = self._host, None
-        await self.stop()
+        report = await self.stop()
+        if not report.clean:
+            names = "; ".join(map(str, report.abandoned))
+            raise StopTimeoutError(
+                f"The system {self.name!r} left its block, but this did not stop: {names}. Let it end when it is "
+                "cancelled, or allow more with stop_timeout= (a thread cannot be cancelled).",
+                actor=report.abandoned[0].path,
+                report=report,
+            ) from (self.failure or error)
         if self.failure is None:
             return
         if self._host_cancelled and host is not None and host.uncancel() > 0:
@@ -189,10 +206,12 @@ class ActorSystem:
         root.fate = Shutdown("system stopped")
         await self._stop_executors()
         self.deadlines.close()
+        if self._watchdog is not None:
+            self._watchdog.stop()
         return StopReport(
             seconds=loop.time() - began,
             stopped=self._buried,
-            abandoned=tuple(self._abandoned),
+            abandoned=tuple(item for item, work in self._abandoned if not work.done()),
             failure=self.failure,
         )
 
@@ -203,8 +222,8 @@ class ActorSystem:
             remaining = max(self.stop_deadline - self.now(), 0.0)
             if not job.done():
                 await asyncio.wait((job,), timeout=remaining)
-        for what in self._jobs.values():
-            self._abandoned.append(Abandoned("executor", what))
+        for job, what in self._jobs.items():
+            self._abandoned.append((Abandoned("executor", what), job))
 
     def escalate(self, error: RestartsExhaustedError) -> None:
         """The root's children crashed too often: stop everything and raise out of the ``async with`` block."""
@@ -404,7 +423,7 @@ class ActorSystem:
     def abandon(self, path: str, what: str, task: asyncio.Task[Any]) -> None:
         """Something ignored its cancellation."""
         stack = tuple(_await_chain(task))
-        self._abandoned.append(Abandoned(path, what, stack))
+        self._abandoned.append((Abandoned(path, what, stack), task))
         self.report("actor.did_not_stop", actor=path, what=what, frames=stack)
         if self.events.active:
             self.events.publish(DidNotStop(path=path, at=self.now(), what=what, stack=stack))

@@ -321,9 +321,9 @@ class Cell:
             return context.run(handler.function, self.actor, *args, **(kwargs or {}))  # type: ignore[union-attr]
         except BaseException as error:
             answer = self.failed(handler, error)
-            if answer is error:
+            if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
-            raise answer from error.__cause__
+            raise answer from answer.__cause__
         finally:
             if caller is not None:
                 _enter_task(loop, caller)

@@ -255,8 +255,8 @@ class Children:
         cause = _cause(reason)
         error = RestartsExhaustedError(
             f"{cell.path} ended {policy.max_restarts + 1} times within {policy.max_seconds} s; its supervisor "
-            f"{owner.path} allows {policy.max_restarts} restarts. The last reason: {cause or reason!r}. Fix the cause, or raise "
-            "max_restarts.",
+            f"{owner.path} allows {policy.max_restarts} restarts. The last reason: {cause or reason!r}. "
+            "Fix the cause, or raise max_restarts.",
             actor=cell.path,
         )
         error.__cause__ = cause

@@ -1,0 +1,194 @@
+"""Events, the tree, statistics, the log: what a system shows of itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import msgspec
+import structlog
+
+from tests.runtime.actors import Hooked, Recorder, Sleeper
+from tinkex_actors.runtime import (
+    ActorCrashed,
+    ActorRestarted,
+    ActorStarted,
+    ActorStopped,
+    ActorSystem,
+    ActorTree,
+    ChildSpec,
+    Event,
+    EventHub,
+    HandlerBlocked,
+    Supervisor,
+)
+from tinkex_actors.testing import settle, virtual_time
+
+
+@virtual_time()
+async def test_the_life_of_an_actor_as_events() -> None:
+    async with ActorSystem() as system:
+        seen: list[Event] = []
+        unsubscribe = system.events.subscribe(seen.append)
+        ref = await system.spawn(Hooked, "a", [], name="a")
+        ref.cast.crash()
+        await settle()
+        await ref.stop()
+        assert [type(event) for event in seen] == [
+            ActorStarted,
+            ActorCrashed,
+            ActorStarted,
+            ActorRestarted,
+            ActorStopped,
+        ]
+        assert {event.path for event in seen} == {"/a"}
+        crash = seen[1]
+        assert isinstance(crash, ActorCrashed)
+        assert (crash.where, crash.incarnation, type(crash.error)) == ("crash", 0, ZeroDivisionError)
+        unsubscribe()
+        await system.spawn(Recorder)
+        assert len(seen) == 5
+
+
+def test_subscribers_choose_types_and_failing_ones_are_isolated() -> None:
+    hub = EventHub()
+    numbers: list[object] = []
+    everything: list[object] = []
+
+    def broken(event: object) -> None:
+        raise ValueError("subscriber")
+
+    assert not hub.active
+    first = hub.subscribe(broken)
+    hub.subscribe(numbers.append, int, float)
+    hub.subscribe(everything.append)
+    for event in (1, "a", 2.5):
+        hub.publish(event)
+    assert numbers == [1, 2.5]
+    assert everything == [1, "a", 2.5]
+    assert hub.failures == 3
+    assert isinstance(hub.last_failure, ValueError)
+    first()
+    first()
+    hub.publish(3)
+    assert hub.failures == 3
+
+
+def test_a_subscriber_may_unsubscribe_while_it_is_told() -> None:
+    hub = EventHub()
+    seen: list[object] = []
+    end = hub.subscribe(lambda event: (seen.append(event), end()))
+    hub.publish(1)
+    hub.publish(2)
+    assert seen == [1]
+    assert not hub.active
+
+
+@virtual_time()
+async def test_the_tree_is_a_picture_and_plain_data() -> None:
+    async with ActorSystem(name="app") as system:
+        sup = await system.spawn(
+            Supervisor,
+            [ChildSpec(Sleeper, name="one"), ChildSpec(Recorder, name="two")],
+            name="core",
+        )
+        await system.spawn(Recorder, name="side")
+        sup.child("one").cast.nap(5.0)
+        sup.child("two").cast.crash()
+        await settle()
+        sup.child("one").cast.put(1)
+        tree = system.tree()
+        assert str(tree) == "\n".join(
+            [
+                "app  _Root · idle",
+                "├─ core  Supervisor · idle",
+                "│  ├─ one  Sleeper · running · in nap · 1 queued · 1 done",
+                "│  └─ two  Recorder · idle · 1 done · restarted 1x (ZeroDivisionError: planted)",
+                "└─ side  Recorder · idle",
+            ]
+        )
+        assert msgspec.json.decode(msgspec.json.encode(tree), type=ActorTree) == tree
+
+
+@virtual_time()
+async def test_statistics_count() -> None:
+    async with ActorSystem() as system:
+        ref = await system.spawn(Recorder, name="r")
+        for number in range(10):
+            ref.cast.put(number)
+        assert ref.statistics().queued == 10
+        assert ref.statistics().state == "ready"
+        await settle()
+        statistics = ref.statistics()
+        assert (statistics.processed, statistics.queued, statistics.state) == (10, 0, "idle")
+        assert (statistics.capacity, statistics.cls, statistics.handling) == (1024, "Recorder", None)
+
+
+@virtual_time()
+async def test_one_log_line_per_crash_with_a_traceback_but_no_local_variables() -> None:
+    async with ActorSystem(name="app") as system:
+        ref = await system.spawn(Secretive)
+        with structlog.testing.capture_logs() as logs:
+            ref.cast.leak()
+            await settle()
+        (line,) = logs
+        assert line["event"] == "actor.crashed"
+        assert line["log_level"] == "error"
+        assert (line["system"], line["actor"], line["where"], line["incarnation"]) == ("app", "/secretive-1", "leak", 0)
+        assert "ValueError: planted" in line["exception"]
+        assert "tml-" not in str(line)
+        assert "exc_info" not in line
+
+
+class Secretive(Recorder):
+    from tinkex_actors.runtime import handler as _handler
+
+    @_handler
+    def leak(self) -> None:
+        key = "tml" + "-secret"
+        assert key
+        raise ValueError("planted")
+
+
+async def test_a_handler_that_blocks_the_loop_is_named() -> None:
+    async with ActorSystem(watchdog=0.05) as system:
+        seen: list[HandlerBlocked] = []
+        system.events.subscribe(seen.append, HandlerBlocked)
+        ref = await system.spawn(Blocker)
+        slow = await system.spawn(AsyncBlocker)
+        for sending in (ref.cast.block, ref.call.block, slow.call.block):
+            told = len(seen)
+            result = sending(time.sleep)
+            if result is not None:
+                await result
+            async with asyncio.timeout(10.0):
+                await asyncio.to_thread(_until, lambda told=told: len(seen) > told)
+        assert [(event.path, event.message) for event in seen] == [
+            ("/blocker-1", "block"),
+            ("/blocker-1", "block"),
+            ("/asyncblocker-2", "block"),
+        ]
+        assert all(event.seconds >= 0.05 for event in seen)
+        assert all("in block" in event.stack[-1] or event.stack[-1].endswith(" block") for event in seen)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        time.sleep(0.005)
+
+
+class Blocker(Recorder):
+    from tinkex_actors.runtime import handler as _handler
+
+    @_handler
+    def block(self, sleep: object) -> None:
+        sleep(0.3)  # type: ignore[operator]
+
+
+class AsyncBlocker(Recorder):
+    from tinkex_actors.runtime import handler as _handler
+
+    @_handler
+    async def block(self, sleep: object) -> None:
+        sleep(0.3)  # type: ignore[operator]
