@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.engine.service.cell import EngineCell
 from tinkex_actors.engine.store.store import escape
-from tinkex_actors.errors import ActorStoppedError, StartFailedError
+from tinkex_actors.errors import ActorStoppedError, ClosedError, StartFailedError
 from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, ChildSpec, ExitReason, Supervisor, handler
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class EngineLease:
             self.cell.leases -= 1
             if self.cell.leases == 0:
                 await self._supervisor.stop()
+                # An engine that gave up had no orderly end: its claim on the store is still there.
+                await _close_store(self.cell)
 
 
 async def lease(name: str, *, system: ActorSystem, config: Config) -> EngineLease:
@@ -124,6 +126,14 @@ async def _start(key: str, cell: EngineCell) -> ActorRef[Supervisor]:
     supervisor = await cell.system.spawn(Supervisor, [spec], name=key, restart="temporary")
     supervisor.stopped.add_done_callback(lambda _: cell.stop())
     return supervisor
+
+
+async def _close_store(cell: EngineCell) -> None:
+    try:
+        await cell.system.blocking(cell.store.close, executor=_COMPUTE)
+    except ClosedError:
+        # The system has stopped, and with it the thread that could be writing.
+        cell.store.close()
 
 
 def _nothing() -> None:
