@@ -4,7 +4,7 @@ import pickle
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tinkex_actors.machines.admission import Admission, AdmissionLimits, Post, WakeAt
@@ -170,7 +170,9 @@ class Budgets(RuleBasedStateMachine):
             assert self.admission.statistics().phase == "steady"
 
 
-Budgets.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+Budgets.TestCase.settings = settings(
+    deadline=None, max_examples=80, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
+)
 TestBudgets = Budgets.TestCase
 
 

@@ -5,7 +5,7 @@ import pickle
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tinkex_actors.errors import ConfigError
@@ -197,5 +197,7 @@ class NothingLostOrDoubled(RuleBasedStateMachine):
         assert self.batching.drained
 
 
-NothingLostOrDoubled.TestCase.settings = settings(deadline=None, max_examples=100, stateful_step_count=30)
+NothingLostOrDoubled.TestCase.settings = settings(
+    deadline=None, max_examples=80, stateful_step_count=30, suppress_health_check=[HealthCheck.too_slow]
+)
 TestNothingLostOrDoubled = NothingLostOrDoubled.TestCase

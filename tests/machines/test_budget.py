@@ -52,7 +52,7 @@ def test_a_bad_item_is_refused_and_changes_nothing(item: int, size: int) -> None
     assert budget == before
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.integers(0, 50), st.lists(st.integers(0, 80), max_size=30), st.data())
 def test_never_overdrawn_by_more_than_one_item_and_all_bytes_come_back(
     limit: int, sizes: list[int], data: st.DataObject

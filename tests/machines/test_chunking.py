@@ -46,7 +46,7 @@ def test_limits_below_one_are_refused_by_name(options: dict[str, int]) -> None:
         ChunkLimits(**options)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     sizes=st.lists(st.integers(0, 40), max_size=60),
     limits=st.builds(ChunkLimits, max_items=st.integers(1, 8), max_bytes=st.integers(1, 50)),

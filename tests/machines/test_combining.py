@@ -99,7 +99,7 @@ def bare(rows: int, metrics: dict[str, float]) -> ForwardBackwardOutput:
 names = st.sampled_from(["a", "b", "loss"]).flatmap(lambda name: st.sampled_from([f"{name}:{r}" for r in REDUCTIONS]))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(
         st.builds(bare, st.integers(0, 4), st.dictionaries(names, st.floats(-1e6, 1e6), max_size=6)),

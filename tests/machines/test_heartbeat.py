@@ -118,7 +118,7 @@ def test_something_that_is_no_event_raises_and_changes_nothing() -> None:
 events = st.sampled_from([Started(), BeatDue(), BeatDue(), BeatOk(), BeatFailed(500), BeatFailed()])
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(events, st.floats(0.0, 70.0)), max_size=80))
 def test_beats_keep_their_distance_and_a_timer_is_always_set(script: list[tuple[Event, float]]) -> None:
     state, now, beats, wake = beating(), 0.0, [], PERIOD

@@ -263,7 +263,7 @@ holding = st.sampled_from([0.0, 0.001, 0.03, 0.05, 0.4, 1.0, 30.0])
 jitter = st.floats(0, 1, exclude_max=True)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(st.lists(st.tuples(answers, holding, jitter), min_size=1, max_size=60))
 def test_no_two_polls_are_closer_than_the_floor(script: list[tuple[Event, float, float]]) -> None:
     state, now = Polling("req-1"), 0.0

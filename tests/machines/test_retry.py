@@ -110,7 +110,7 @@ def test_a_policy_out_of_range_is_refused_by_name(options: dict[str, float]) -> 
 seconds = st.floats(0.0, 1e4, allow_nan=False)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(
     policy=st.builds(RetryPolicy, window=seconds, base=seconds, cap=seconds, jitter=st.floats(0, 1), max_hint=seconds),
     attempt=st.integers(0, 10**6),

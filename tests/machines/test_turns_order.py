@@ -4,7 +4,7 @@ import copy
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tinkex_actors.errors import SequenceBrokenError
@@ -151,5 +151,7 @@ class OrderOnTheWire(RuleBasedStateMachine):
         assert not self.turns.calls
 
 
-OrderOnTheWire.TestCase.settings = settings(deadline=None, max_examples=150, stateful_step_count=40)
+OrderOnTheWire.TestCase.settings = settings(
+    deadline=None, max_examples=80, stateful_step_count=40, suppress_health_check=[HealthCheck.too_slow]
+)
 TestOrderOnTheWire = OrderOnTheWire.TestCase
