@@ -30,6 +30,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         base_url: ``https://...``, ``http://...`` or ``local://MODEL``; no trailing slash.
         api_key: the credential for ``X-API-Key``; None only for local and loopback servers.
+        proxy: an HTTP proxy's URL, or None.
         project_id: project for new sessions.
         tags: session tags.
         timeout: seconds one HTTP exchange may take (protocol 1.1: 60).
@@ -43,6 +44,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     base_url: str = DEFAULT_BASE_URL
     api_key: str | None = None
+    proxy: str | None = None
     project_id: str | None = None
     tags: tuple[str, ...] = ()
     timeout: float = 60.0
@@ -77,8 +79,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """
         env = os.environ if environ is None else environ
         tags = tuple(dict.fromkeys(tag for tag in env.get("TINKER_TAGS", "").split(",") if tag))
+        url = (base_url or env.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
         return cls(
-            base_url=(base_url or env.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/"),
+            base_url=url,
+            proxy=_proxy(url, env),
             api_key=api_key or env.get("TINKER_API_KEY") or None,
             project_id=project_id or env.get("TINKER_PROJECT_ID") or None,
             tags=tags,
@@ -146,6 +150,19 @@ class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"RetryConfig.{name}: expected seconds above 0, got {getattr(self, name)!r}.")
         if not 0.0 <= self.jitter_factor <= 1.0:
             raise ConfigError(f"RetryConfig.jitter_factor: expected a share in [0, 1], got {self.jitter_factor!r}.")
+
+
+def _proxy(base_url: str, env: Mapping[str, str]) -> str | None:
+    """The proxy that HTTP_PROXY, HTTPS_PROXY and NO_PROXY name for a URL; looked up once, not for each request."""
+    scheme, _, rest = base_url.partition("://")
+    named = {name.lower(): value for name, value in env.items() if name.lower().endswith("_proxy") and value}
+    proxy = named.get(f"{scheme}_proxy")
+    if proxy is None:
+        return None
+    from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
+
+    bypass = {"no": named["no_proxy"]} if "no_proxy" in named else {}
+    return None if bypass and proxy_bypass_environment(rest.partition("/")[0], bypass) else proxy
 
 
 def _default_store(env: Mapping[str, str]) -> Path:

@@ -56,6 +56,20 @@ def test_a_config_never_shows_its_key() -> None:
     assert "tml-abc" not in repr(Config(api_key="tml-abc"))
 
 
+@pytest.mark.parametrize(
+    ("environ", "proxy"),
+    [
+        ({}, None),
+        ({"HTTPS_PROXY": "http://p:1"}, "http://p:1"),
+        ({"https_proxy": "http://p:1", "NO_PROXY": "other.example"}, "http://p:1"),
+        ({"HTTPS_PROXY": "http://p:1", "no_proxy": ".example"}, None),
+        ({"HTTP_PROXY": "http://p:1"}, None),
+    ],
+)
+def test_the_environment_names_the_proxy(environ: dict[str, str], proxy: str | None) -> None:
+    assert Config.from_environment(base_url="https://tinker.example/api", environ=environ).proxy == proxy
+
+
 @pytest.mark.parametrize("field", ["timeout", "connect_timeout", "poll_timeout", "stall_after"])
 def test_a_config_refuses_durations_that_are_none(field: str) -> None:
     with pytest.raises(ConfigError, match=field):

@@ -114,6 +114,7 @@ class Link:
         )
         request.headers = self._headers | request.headers
         request.timeout = self.config.poll_timeout
+        request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
         return decode_poll(route, await self.transport.send(request), self.dialect)
 
     async def pause(self, seconds: float) -> None:
@@ -148,4 +149,5 @@ class Link:
         )
         if timeout is not None:
             request.timeout = timeout
+        request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
         return await self.transport.send(request)

@@ -39,6 +39,7 @@ class HttpTransport:
     def __init__(self, base_url: str, *, config: Config) -> None:
         self._base_url = base_url.rstrip("/")
         self._connect_timeout = config.connect_timeout
+        self._proxy = config.proxy
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._closed = False
 
@@ -100,5 +101,6 @@ class HttpTransport:
             read_bufsize=_READ_CHUNK_BYTES,
             # Our codec names its own media types; aiohttp must not invent one for an empty body.
             skip_auto_headers=("Content-Type", "User-Agent"),
-            trust_env=True,
+            # Not trust_env: that looks for proxies and credentials on disk, in a thread, for every request.
+            proxy=self._proxy,
         )

@@ -1,0 +1,82 @@
+"""The local engine: seconds of a training step, and tokens per second, through the whole client.
+
+    python -m tests.bench.engine [--json] [--quick]
+
+The real model is measured where its weights are installed (``tinkex-actors models pull smollm2-135m``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from tests.bench.report import Row, main
+from tinkex_actors import AdamParams, Config, Datum, ModelInput, SamplingParams, ServiceClient
+from tinkex_actors.engine.models.catalog import model_names
+
+ROWS, LENGTH = 8, 64
+NEW_TOKENS = 64
+
+
+def a_batch(vocabulary: int) -> list[Datum]:
+    """Return 8 rows of 64 random tokens."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(3, vocabulary, (ROWS, LENGTH + 1))
+    return [
+        Datum(
+            model_input=ModelInput.from_ints(row[:-1].tolist()),
+            loss_fn_inputs={"target_tokens": row[1:].astype(np.int64), "weights": np.ones(LENGTH, np.float32)},
+        )
+        for row in rows
+    ]
+
+
+async def measure(name: str, rounds: int, store: Path) -> list[Row]:
+    """Return the rows of one model: medians over rounds, after one round that compiles."""
+    config = msgspec.structs.replace(Config.from_environment(base_url=f"local://{name}"), engine_store=store)
+    steps: list[float] = []
+    sampled: list[float] = []
+    async with ServiceClient(config=config) as service:
+        training = await service.create_lora_training_client(name, rank=16, train_unembed=False, seed=0)
+        batch = a_batch(300)
+        sampler = await training.save_weights_and_get_sampling_client()
+        for round_number in range(rounds + 1):
+            began = time.perf_counter()
+            passed = training.forward_backward(batch, "cross_entropy")
+            updated = training.optim_step(AdamParams(learning_rate=1e-4))
+            await passed
+            await updated
+            stepped = time.perf_counter()
+            answer = await sampler.sample(
+                batch[0].model_input, 8, SamplingParams(max_tokens=NEW_TOKENS, stop=[], seed=round_number)
+            )
+            tokens = sum(len(sequence.tokens) for sequence in answer.sequences)
+            if round_number:
+                steps.append(stepped - began)
+                sampled.append(tokens / (time.perf_counter() - stepped))
+    step = statistics.median(steps)
+    return [
+        Row(measure=f"{name}: step of {ROWS} x {LENGTH}, rank 16", ours=step * 1e3, unit="ms"),
+        Row(measure=f"{name}: training", ours=ROWS * LENGTH / step, unit="tokens/s"),
+        Row(measure=f"{name}: sampling, 8 at once", ours=statistics.median(sampled), unit="tokens/s"),
+    ]
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Measure every installed model and return the table."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for record in model_names(cache_dir=Config.from_environment().cache_dir):
+            if record.installed:
+                rows += asyncio.run(measure(record.name, 2 if quick else 5, Path(folder) / record.name))
+    return rows
+
+
+if __name__ == "__main__":
+    main("engine: wall time, compiled", run)
