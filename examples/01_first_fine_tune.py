@@ -123,18 +123,21 @@ def plot(history: Sequence[Progress], path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
     axes.plot([row.step for row in history], [row.loss for row in history], marker="o")
-    axes.set(xlabel="step", ylabel="mean loss per trained token", title=f"{MODEL}, LoRA fine-tune", ylim=(0, None))
+    axes.set(xlabel="step", ylabel="mean loss per trained token", title="LoRA fine-tune", ylim=(0, None))
     axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
 async def first_fine_tune(
-    service: ServiceClient, report: Callable[[Progress], None], say: Callable[[str], None] = print
+    service: ServiceClient,
+    report: Callable[[Progress], None],
+    say: Callable[[str], None] = print,
+    model: str = MODEL,
 ) -> list[Progress]:
     """The whole story: ask, train, ask again. ``report`` is called after each step, ``say`` with finished text."""
-    base = service.create_sampling_client(base_model=MODEL)  # both are submitted; the model is loaded once
-    training = await service.create_lora_training_client(MODEL, rank=16, train_unembed=False)
+    base = service.create_sampling_client(base_model=model)  # both are submitted; the model is loaded once
+    training = await service.create_lora_training_client(model, rank=16, train_unembed=False)
     before = []
     async for text in ask(training, await base):
         before.append(text)

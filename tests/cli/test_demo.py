@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
 import sys
+import termios
+import threading
+from io import FileIO
 from pathlib import Path
 from types import ModuleType
 
@@ -72,6 +77,57 @@ async def test_a_datum_learns_the_answer_and_its_end_only(script: ModuleType) ->
     assert learned == [*answer, training.tokenizer.eos_id]
 
 
+def last_line(output: str) -> re.Match[str]:
+    found = re.fullmatch(r"demo: loss (\d+\.\d+) -> (\d+\.\d+) in 20 steps, \d+\.\d s", output.splitlines()[-1].strip())
+    assert found, output
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_in_a_terminal_the_demo_draws_the_actors_and_the_loss(tmp_path: Path) -> None:
+    """The whole command on a pseudo-terminal, with the tiny model."""
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tinkex_actors", "demo", "--model", "tiny"],
+        cwd=tmp_path,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm", "PYTHONFAULTHANDLER": "1"},
+    )
+    os.close(theirs)
+    # A demo that hangs is made to say where: its stacks are then the last thing on the screen.
+    watch = threading.Timer(50, process.send_signal, [signal.SIGABRT])
+    watch.start()
+    chunks = []
+    try:
+        with os.fdopen(ours, "rb", buffering=0) as screen:
+            while chunk := read_terminal(screen):
+                chunks.append(chunk)
+        assert process.wait(timeout=30) == 0, b"".join(chunks).decode(errors="replace")
+    finally:
+        watch.cancel()
+        process.kill()
+        process.wait()
+
+    drawn = b"".join(chunks).decode(errors="replace")
+    assert "LiveView" in drawn
+    assert "Sequencer" in drawn
+    assert "step     20/20" in drawn
+    assert "\x1b[" in drawn
+    found = last_line(drawn)
+    assert float(found[2]) < float(found[1])
+    assert (tmp_path / "demo-loss.png").read_bytes().startswith(PNG)
+
+
+def read_terminal(screen: FileIO) -> bytes:
+    try:
+        return screen.read(65536) or b""
+    except OSError:  # Linux tells the end of a pseudo-terminal with EIO
+        return b""
+
+
 @pytest.mark.slow
 @pytest.mark.smollm
 @pytest.mark.timeout(420)
@@ -86,8 +142,7 @@ def test_the_demo_halves_the_loss_and_changes_the_voice(tmp_path: Path) -> None:
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
-    found = re.fullmatch(r"demo: loss (\d+\.\d+) -> (\d+\.\d+) in 20 steps, \d+\.\d s", done.stdout.splitlines()[-1])
-    assert found, done.stdout
+    found = last_line(done.stdout)
     assert float(found[2]) < float(found[1]) / 2
     assert done.stdout.count("step ") == 20
     assert (tmp_path / "demo-loss.png").read_bytes().startswith(PNG)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tinkex_actors.cli.live_view import BARS, Board, eta_seconds, open_live_view, sparkline
+from tinkex_actors.cli.live_view import BARS, Board, eta_seconds, open_live_view, shorten_ids, sparkline
 from tinkex_actors.runtime import ActorSystem
 
 
@@ -62,6 +62,11 @@ def test_a_sparkline_has_one_bar_a_value_and_keeps_their_order(values: list[floa
 )
 def test_the_time_left_follows_the_recent_pace(seconds: list[float], left: float | None) -> None:
     assert eta_seconds(rows(seconds)) == pytest.approx(left)
+
+
+def test_unique_ids_are_cut_and_other_names_are_not() -> None:
+    assert shorten_ids(f"local-{'0a' * 16}:train:0  Sequencer") == "local-0a0a0a…:train:0  Sequencer"
+    assert shorten_ids("engine-tiny  deadbeef") == "engine-tiny  deadbeef"
 
 
 def test_the_board_shows_the_tree_and_the_numbers() -> None:

@@ -91,6 +91,13 @@ def test_included_files_exist_and_every_example_has_a_test() -> None:
         assert Path(name).name in (ROOT / test).read_text(encoding="utf-8")
 
 
+def test_links_in_the_readme_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)#:]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
+
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
 def test_the_readme_shows_the_ten_lines_as_they_are() -> None:
     shown = [block.text for block in blocks("python") if block.where.startswith("README.md")]
 

@@ -48,10 +48,11 @@ def load_script(path: Path) -> ModuleType:
     return module
 
 
-def run_demo(*, live: bool) -> None:
+def run_demo(*, model: str | None, live: bool) -> None:
     """Fetch the weights if they are missing, then train, with a live view or with plain lines.
 
     Args:
+        model: a name from ``models list``; None for the script's own.
         live: draw the actor tree and the loss while it runs; for terminals.
 
     Raises:
@@ -64,34 +65,35 @@ def run_demo(*, live: bool) -> None:
     began = time.perf_counter()
     log_to_stderr()
     script = load_script(find_script())
+    model = model or str(script.MODEL)
     asked = time.perf_counter()
-    local_models.pull(script.MODEL, _print)
+    local_models.pull(model, _print)
     began += time.perf_counter() - asked  # a download is not the demo's doing
-    history = run(_train(script, live=live, began=began))
+    history = run(_train(script, model, live=live, began=began))
     script.plot(history, PICTURE)
     print(f"The loss curve is in {PICTURE}.")
     print(script.summary(history))
 
 
-async def _train(script: ModuleType, *, live: bool, began: float) -> Any:
+async def _train(script: ModuleType, model: str, *, live: bool, began: float) -> Any:
     from tinkex_actors import ServiceClient
 
-    async with ServiceClient(base_url=f"local://{script.MODEL}") as service:
-        view, report, say = await _open_view(service, script, live=live)
+    async with ServiceClient(base_url=f"local://{model}") as service:
+        view, report, say = await _open_view(service, script, model, live=live)
         with view:
-            return await script.first_fine_tune(service, report, _timed(say, began))
+            return await script.first_fine_tune(service, report, _timed(say, began), model)
 
 
 def _print(text: str) -> None:
     print(text, flush=True)
 
 
-async def _open_view(service: Any, script: ModuleType, *, live: bool) -> tuple[Any, Any, Any]:
+async def _open_view(service: Any, script: ModuleType, model: str, *, live: bool) -> tuple[Any, Any, Any]:
     if not live:
         return nullcontext(), script.print_progress, _print
     from tinkex_actors.cli.live_view import open_live_view
 
-    view = await open_live_view(service.system, steps=script.STEPS, title=f"{script.MODEL}: LoRA fine-tune")
+    view = await open_live_view(service.system, steps=script.STEPS, title=f"{model}: LoRA fine-tune")
     return view, view.progress, view.say
 
 

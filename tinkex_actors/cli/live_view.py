@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -114,9 +115,14 @@ class LiveView(Actor):
         draw_frame(self._board, self._live, self.system)
 
 
+def shorten_ids(tree: str) -> str:
+    """Cut the 32 hexadecimal digits of unique ids down to six, so that the states behind them stay in sight."""
+    return re.sub(r"[0-9a-f]{32}", lambda found: f"{found[0][:6]}…", tree)
+
+
 def draw_frame(board: Board, live: Live, system: ActorSystem) -> None:
     """Draw the board and the system's tree as they are now."""
-    live.update(board.render(str(system.tree()), width=live.console.width), refresh=True)
+    live.update(board.render(shorten_ids(str(system.tree())), width=live.console.width), refresh=True)
 
 
 class OpenView:

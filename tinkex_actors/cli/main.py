@@ -34,12 +34,13 @@ ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a name from `mo
 
 @app.command()
 def demo(
+    model: Annotated[str | None, typer.Option(help="another model, such as tiny", show_default=False)] = None,
     plain: Annotated[bool, typer.Option("--plain", help="plain lines, also in a terminal")] = False,
 ) -> None:
     """Fine-tune a real language model on this machine."""
     from tinkex_actors.cli.demo import run_demo
 
-    run_demo(live=sys.stdout.isatty() and not plain)
+    run_demo(model=model, live=sys.stdout.isatty() and not plain)
 
 
 @app.command()
