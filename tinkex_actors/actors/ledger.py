@@ -12,7 +12,7 @@ import msgspec
 
 from tinkex_actors.actors.explanation import Explanation, OperationRecord, OperationStalled
 from tinkex_actors.actors.futures import ApiFuture
-from tinkex_actors.actors.log import Logger
+from tinkex_actors.runtime.log import Logger
 
 if TYPE_CHECKING:
     import asyncio

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from tinkex_actors.actors.log import Logger
 from tinkex_actors.config import SDK_VERSION
 from tinkex_actors.errors import APIConnectionError, APIStatusError, UnsupportedByServerError
 from tinkex_actors.machines.retry import Failure, RetryPolicy, decide
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire import dialect as dialects
 from tinkex_actors.wire.client import base_headers, decode_poll, decode_response, encode_request, poll_request
 

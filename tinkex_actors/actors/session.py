@@ -7,12 +7,12 @@ import uuid
 from typing import TYPE_CHECKING
 
 from tinkex_actors.actors.desk import Desk
-from tinkex_actors.actors.log import Logger
 from tinkex_actors.config import SDK_VERSION
 from tinkex_actors.errors import APIConnectionError, APIStatusError, ClosedError, NotFoundError, TinkexError
 from tinkex_actors.machines import heartbeat
 from tinkex_actors.machines.retry import NO_RETRY, RetryPolicy
 from tinkex_actors.runtime import Actor, handler
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import (
     ClientConfigRequest,
     ClientConfigResponse,

@@ -10,7 +10,6 @@ from tinkex_actors.actors.courier import CourierDesk
 from tinkex_actors.actors.dispatcher import DispatcherDesk
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
-from tinkex_actors.actors.log import Logger
 from tinkex_actors.actors.poller import PollerDesk, Promise
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
@@ -19,6 +18,7 @@ from tinkex_actors.actors.tree import ServiceTree
 from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
 from tinkex_actors.machines.admission import AdmissionLimits
 from tinkex_actors.runtime import ActorSystem
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.transport import open_transport
 
 if TYPE_CHECKING:
