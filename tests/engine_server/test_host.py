@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from pathlib import Path
 
@@ -65,6 +66,38 @@ async def test_transports_of_one_system_share_an_engine_until_the_last_is_closed
         # A new one starts anew.
         async with local_engine(tmp_path, system=system) as client:
             assert await client.model() != model_id
+
+
+async def test_opening_imports_no_jax_and_the_loop_never_touches_the_disk(tmp_path: Path) -> None:
+    script = """
+import asyncio, sys
+from pathlib import Path
+from blockbuster import blockbuster_ctx
+from tests.plugins.wire_client import local_engine, step_request
+from tinkex_actors import types
+
+async def main():
+    with blockbuster_ctx("tinkex_actors"):
+        async with local_engine(Path(sys.argv[1])) as client:
+            await client.session()
+            await client.call("get_server_capabilities")
+            assert "jax" not in sys.modules
+            model_id = await client.model()
+            assert "jax" in sys.modules
+            saved = await client.do("save_weights", types.SaveWeightsRequest(model_id=model_id, seq_id=1, path="a"))
+            await client.call("list_user_checkpoints", types.ListCheckpointsRequest())
+            await client.call("list_training_runs", types.ListTrainingRunsRequest())
+            await client.call("weights_info", types.WeightsInfoRequest(tinker_path=saved.path))
+            await client.call("delete_checkpoint", training_run_id=model_id, checkpoint_id="weights/a")
+    print("ok")
+
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, str(tmp_path), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, errors = await process.communicate()
+    assert out.decode().strip() == "ok", errors.decode()[-3000:]
 
 
 async def test_closing_ends_what_waits(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.plugins.wire_client import local_engine, pass_request, step_request
 from tinkex_actors import types
+from tinkex_actors.engine.service.naming import names_of
 from tinkex_actors.engine.service.router import HANDLERS
 from tinkex_actors.errors import AuthenticationError, ConflictError, NotFoundError
 from tinkex_actors.wire.client import encode_request
@@ -20,6 +21,23 @@ from tinkex_actors.wire.routes import ROUTES
 
 def test_every_route_of_the_table_has_a_handler() -> None:
     assert set(HANDLERS) == set(ROUTES)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "accepted"),
+    [
+        ("smollm2-135m", "SmolLM2-135M", True),
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", True),
+        ("smollm2-135m", "huggingfacetb/smollm2-135m-instruct", True),
+        # Published without its instruction tuning, it is another model.
+        ("smollm2-135m", "HuggingFaceTB/SmolLM2-135M", False),
+        ("smollm2-135m", "tiny", False),
+        ("tiny", "Tiny", True),
+        ("tiny", "tiny-2", False),
+    ],
+)
+def test_a_model_is_known_by_its_own_names_only(name: str, asked: str, accepted: bool) -> None:
+    assert names_of(name).accepts(asked) is accepted
 
 
 async def test_the_service_routes_answer(tmp_path: Path) -> None:

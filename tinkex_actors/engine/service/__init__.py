@@ -2,11 +2,12 @@
 
 ::
 
-    router      request -> handler -> response
+    router      request -> handler -> response (rescue: the number of a request that cannot be read)
     front       configuration, sessions, polls          training    models and their steps
-    sampling    sampling sessions and samples           archive     listings
+    sampling    sampling sessions and samples           saving      checkpoints and snapshots
+    archive     listings                                naming      names of the base model
     host        the actor that works the jobs off, sweeps, and stops
-    cell        the engine's whole state: sessions, promises, ordering, jobs, store (claim)
+    cell        everything one engine knows; its parts are in state/, the disk in ../store/
     compute     the numeric core in API types; only the compute thread imports it
 
 Nothing here is stable; the stable way in is ``local://NAME`` and :func:`tinkex_actors.engine.serving.serve_model`.

@@ -56,6 +56,7 @@ class EngineCell:
 
     Attributes:
         leases: how many transports use the engine.
+        closing: whether the last of them has gone, so that nobody may join any more.
         stopped: whether it will compute no more.
     """
 
@@ -71,6 +72,7 @@ class EngineCell:
         self.samplers: dict[str, Sampler] = {}
         self.jobs = JobQueue()
         self.leases = 0
+        self.closing = False
         self.stopped = False
         # The numeric core, made by the compute thread with the first job; nobody else touches it.
         self._core: Any = None
@@ -114,9 +116,7 @@ class EngineCell:
         Raises:
             ConfigError: the catalogue has no such model.
         """
-        from tinkex_actors.engine.models.catalog import model_names
-
-        records = await self.on_disk(model_names, cache_dir=self.cache_dir)
+        records = await self.on_disk(_catalogue, self.cache_dir)
         for record in records:
             if record.name == self.name:
                 return record
@@ -313,6 +313,13 @@ class EngineCell:
         self.jobs.cancel()
         for promise in self.promises.pending():
             self.promises.fail(promise, _CLOSED, "server")
+
+
+def _catalogue(cache_dir: Path) -> list[ModelRecord]:
+    # The import reads files too, and so belongs on the thread.
+    from tinkex_actors.engine.models.catalog import model_names
+
+    return model_names(cache_dir=cache_dir)
 
 
 def size_of(result: Any) -> int:

@@ -47,9 +47,8 @@ class EngineHost(Actor):
             await self.blocking(self._engine.store.close, executor=_COMPUTE)
 
     @handler
-    def join(self) -> EngineCell:
-        """Count one more user and return the state."""
-        self._engine.leases += 1
+    def state(self) -> EngineCell:
+        """Return what it drives."""
         return self._engine
 
     @handler
@@ -82,6 +81,7 @@ class EngineLease:
         self._supervisor = supervisor
         self._held = True
         self.cell = cell
+        cell.leases += 1
 
     async def release(self) -> None:
         """Give the share back; with the last one the engine stops. Idempotent."""
@@ -89,6 +89,7 @@ class EngineLease:
             self._held = False
             self.cell.leases -= 1
             if self.cell.leases == 0:
+                self.cell.closing = True
                 await self._supervisor.stop()
                 # An engine that gave up had no orderly end: its claim on the store is still there.
                 await _close_store(self.cell)
@@ -111,7 +112,10 @@ async def lease(name: str, *, system: ActorSystem, config: Config) -> EngineLeas
                 supervisor = await _start(key, EngineCell(name, system=system, config=config))
             # The call waits for an engine that is being started by another request.
             children = await supervisor.call.which_children()
-            return EngineLease(supervisor, await children["host"].call.join())
+            cell = await children["host"].call.state()
+            if not cell.closing:
+                return EngineLease(supervisor, cell)
+            await asyncio.shield(supervisor.stopped)
         except StartFailedError:
             # Another request may have taken the name in the meantime.
             if system.whereis(f"/{key}") is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from tinkex_actors.engine.service import archive, front, sampling, training
+from tinkex_actors.engine.service import archive, front, sampling, saving, training
 from tinkex_actors.engine.service.call import Call
 from tinkex_actors.engine.service.rescue import numbers_of
 from tinkex_actors.errors import APIStatusError, BadRequestError, ConfigError, InputError, WireError
@@ -49,13 +49,13 @@ HANDLERS: Mapping[str, Handler] = {
         sampling.asample,
         sampling.create_sampling_session,
         sampling.get_sampler,
+        saving.save_weights,
+        saving.save_weights_for_sampler,
         training.create_model,
         training.forward_backward,
         training.get_info,
         training.load_weights,
         training.optim_step,
-        training.save_weights,
-        training.save_weights_for_sampler,
         training.unload_model,
     )
 } | {"forward": training.forward_backward}
@@ -106,7 +106,7 @@ def _decode(cell: EngineCell, request: Request, route: Route, path: dict[str, st
 
 
 def _refusal(error: APIStatusError) -> Response:
-    response = encode_error(error.status_code, str(error))
+    response = encode_error(error.status_code, str(error), retry_after=error.retry_after)
     # 409 from us is final, while the official client would repeat it for five minutes (protocol 1.3, 1.5).
     if error.status_code == 409:
         response.headers["x-should-retry"] = "false"

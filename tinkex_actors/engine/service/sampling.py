@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 
 __all__ = ["asample", "create_sampling_session", "get_sampler"]
 
+# Seconds a client should wait when the queue is full: what the official one waits by itself (protocol 7.3).
+_RETRY_AFTER = 1.0
+
 
 async def create_sampling_session(cell: EngineCell, call: Call) -> CreateSamplingSessionResponse:
     """Open a sampling session on the base model or on a checkpoint."""
     message = call.message
-    session = cell.session(message.session_id)
-    sampler_id = f"{session.session_id}:sample:{message.sampling_session_seq_id}"
+    sampler_id = f"{message.session_id}:sample:{message.sampling_session_seq_id}"
+    cell.session(message.session_id)
     if sampler_id not in cell.samplers:
         if (message.base_model is None) == (message.model_path is None):
             raise BadRequestError(
@@ -36,6 +39,8 @@ async def create_sampling_session(cell: EngineCell, call: Call) -> CreateSamplin
             cell.check_base_model(message.base_model)
         else:
             await cell.on_disk(_find, cell, message.model_path)
+        # Looked up again: it may have ended while the disk was read.
+        session = cell.session(message.session_id)
         cell.samplers[sampler_id] = Sampler(
             sampling_session_id=sampler_id,
             session_id=session.session_id,
@@ -66,7 +71,9 @@ async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     if not cell.repeated(request_id, call):
         if len(cell.jobs) >= MAX_WAITING_SAMPLES:
             raise RateLimitError(
-                f"{len(cell.jobs)} requests wait for this engine. Send this one again later.", status_code=429
+                f"{len(cell.jobs)} requests wait for this engine. Send this one again later.",
+                status_code=429,
+                retry_after=_RETRY_AFTER,
             )
         seed = message.sampling_params.seed
         if seed is None:

@@ -1,15 +1,13 @@
-"""Handlers of the training endpoints: each makes a promise and a job; the numeric core does the work."""
+"""Handlers that make, load, train and describe models: they make promises and jobs, the numeric core does the work."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from tinkex_actors.engine.service.state.jobs import Job
-from tinkex_actors.engine.service.state.sessions import Model, Sampler
+from tinkex_actors.engine.service.state.sessions import Model
 from tinkex_actors.engine.store.store import CheckpointRecord, RunRecord, tinker_path
-from tinkex_actors.errors import APIStatusError, BadRequestError, InputError
+from tinkex_actors.errors import BadRequestError, InputError
 from tinkex_actors.types import (
     AdamOptimizerConfig,
     CreateModelResponse,
@@ -20,8 +18,6 @@ from tinkex_actors.types import (
     ModelData,
     OptimStepResponse,
     ParsedCheckpointTinkerPath,
-    SaveWeightsForSamplerResponseInternal,
-    SaveWeightsResponse,
     TensorData,
     UnloadModelResponse,
     UntypedAPIFuture,
@@ -40,8 +36,6 @@ __all__ = [
     "get_info",
     "load_weights",
     "optim_step",
-    "save_weights",
-    "save_weights_for_sampler",
     "unload_model",
 ]
 
@@ -76,7 +70,7 @@ async def load_weights(cell: EngineCell, call: Call) -> UntypedAPIFuture:
 
     def compute(core: Core, job: Job) -> Any:
         _, adapter = _read_checkpoint(cell, core, message.path, optimizer=message.optimizer)
-        core.check_same_shape(_ready(model), adapter, message.path)
+        core.check_same_shape(model.ready(), adapter, message.path)
         return adapter
 
     def commit(adapter: Any) -> LoadWeightsResponse:
@@ -125,11 +119,13 @@ async def _create(
     answer: Callable[[Model], Any],
 ) -> UntypedAPIFuture:
     message = call.message
-    session = cell.session(message.session_id)
     model_id = f"{message.session_id}:train:{message.model_seq_id}"
     request_id = f"{model_id}:0"
+    cell.session(message.session_id)
     # The first write to the store: here a second process is refused, before it has trained anything.
     await cell.on_disk(cell.store.claim)
+    # Looked up only now: it may have ended in the meantime.
+    session = cell.session(message.session_id)
     if not cell.repeated(request_id, call):
         now = cell.wall_clock()
         model = Model(
@@ -165,7 +161,7 @@ async def forward_backward(cell: EngineCell, call: Call) -> UntypedAPIFuture:
 
     def compute(core: Core, job: Job) -> Any:
         return core.forward_backward(
-            _ready(model),
+            model.ready(),
             given.data,
             given.loss_fn,
             given.loss_fn_config,
@@ -191,117 +187,13 @@ async def optim_step(cell: EngineCell, call: Call) -> UntypedAPIFuture:
         if message.adam_params is None:
             kind = (message.optimizer_params or {}).get("type")
             raise InputError(f"optim_step: this engine has AdamW only, got optimizer {kind!r}. Pass AdamParams(...).")
-        return core.optim_step(_ready(model), message.adam_params)
+        return core.optim_step(model.ready(), message.adam_params)
 
     def commit(done: tuple[Any, dict[str, float]]) -> OptimStepResponse:
         model.adapter, metrics = done
         return OptimStepResponse(metrics=metrics)
 
     return cell.in_order(call, model, compute, commit)
-
-
-# --- saving ----------------------------------------------------------------------------------------------------------
-async def save_weights(cell: EngineCell, call: Call) -> UntypedAPIFuture:
-    """Save weights and optimizer state under ``tinker://{model_id}/weights/{name}``."""
-    message = call.message
-    model = cell.model(message.model_id)
-    name = message.path if message.path is not None else f"{message.seq_id}"
-    await _check_name(cell, model, message, "weights", name, overwrite=message.overwrite)
-
-    def compute(core: Core, job: Job) -> str:
-        return _save(cell, core, model, "weights", name, message, overwrite=message.overwrite)
-
-    def commit(path: str) -> SaveWeightsResponse:
-        return SaveWeightsResponse(path=path, type="save_weights")
-
-    return cell.in_order(call, model, compute, commit)
-
-
-async def save_weights_for_sampler(cell: EngineCell, call: Call) -> UntypedAPIFuture:
-    """Save weights for sampling: named, as a checkpoint; unnamed, as a new sampling session on what they are then."""
-    message = call.message
-    model = cell.model(message.model_id)
-    if message.path is None:
-        # No digest: a client that sends this again may give it another sampling_session_seq_id (protocol 1.7.16).
-        compute, commit = _snapshot(cell, model, message)
-        return cell.in_order(call, model, compute, commit, digest=b"")
-    name = message.path
-    await _check_name(cell, model, message, "sampler_weights", name, overwrite=False)
-
-    def save(core: Core, job: Job) -> str:
-        return _save(cell, core, model, "sampler_weights", name, message, overwrite=False)
-
-    def answer(path: str) -> SaveWeightsForSamplerResponseInternal:
-        return SaveWeightsForSamplerResponseInternal(path=path, type="save_weights_for_sampler")
-
-    return cell.in_order(call, model, save, answer)
-
-
-def _snapshot(
-    cell: EngineCell, model: Model, message: Any
-) -> tuple[Callable[[Core, Job], Any], Callable[[Any], SaveWeightsForSamplerResponseInternal]]:
-    def compute(core: Core, job: Job) -> Any:
-        return _ready(model).weights_only()
-
-    def commit(adapter: Any) -> SaveWeightsForSamplerResponseInternal:
-        session = cell.session(model.session_id)
-        number = message.sampling_session_seq_id
-        sampler_id = f"{session.session_id}:sample:{len(session.sampler_ids) if number is None else number}"
-        if sampler_id in cell.samplers:
-            raise InputError(f"sampling session {sampler_id} exists already. Use another sampling_session_seq_id.")
-        inflight = message.kind == "inflight"
-        if inflight:
-            model.published = adapter
-        cell.samplers[sampler_id] = Sampler(
-            sampling_session_id=sampler_id,
-            session_id=session.session_id,
-            base_model=model.base_model,
-            adapter=None if inflight else adapter,
-            follows=model if inflight else None,
-            loaded=True,
-        )
-        session.sampler_ids.append(sampler_id)
-        return SaveWeightsForSamplerResponseInternal(sampling_session_id=sampler_id, type="save_weights_for_sampler")
-
-    return compute, commit
-
-
-async def _check_name(cell: EngineCell, model: Model, message: Any, kind: str, name: str, *, overwrite: bool) -> None:
-    """Refuse a save that cannot succeed, at once and for its number; a repeated request was let through before."""
-    if message.seq_id is not None and cell.promises.known(f"{model.model_id}:{message.seq_id}"):
-        return
-    try:
-        await cell.on_disk(cell.store.check_new, model.model_id, kind, name, message.ttl_seconds, overwrite=overwrite)
-    except APIStatusError as refusal:
-        cell.reject(model.model_id, message.seq_id, refusal)
-        raise
-    except InputError as problem:
-        unusable = BadRequestError(str(problem), status_code=400)
-        cell.reject(model.model_id, message.seq_id, unusable)
-        raise unusable from problem
-
-
-def _save(cell: EngineCell, core: Core, model: Model, kind: str, name: str, message: Any, *, overwrite: bool) -> str:
-    adapter, run = _ready(model), model.run
-    assert run is not None
-    cell.store.check_new(model.model_id, kind, name, message.ttl_seconds, overwrite=overwrite)
-    optimizer = kind == "weights"
-    record = CheckpointRecord(
-        training_run_id=model.model_id,
-        kind=kind,
-        name=name,
-        time=cell.wall_clock(),
-        base_model=run.base_model,
-        lora_rank=run.lora_rank,
-        train_attn=run.train_attn,
-        train_mlp=run.train_mlp,
-        train_unembed=run.train_unembed,
-        has_optimizer=optimizer,
-        user_metadata=message.user_metadata,
-    )
-    cell.store.put(record, message.ttl_seconds, lambda folder: core.save(folder, adapter, optimizer=optimizer))
-    cell.store.write_run(msgspec.structs.replace(run, last_request_time=model.last_request_at))
-    return record.tinker_path
 
 
 # --- about a model ---------------------------------------------------------------------------------------------------
@@ -338,13 +230,6 @@ async def unload_model(cell: EngineCell, call: Call) -> UntypedAPIFuture:
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
-def _ready(model: Model) -> Any:
-    """Return the model's adapter, on the compute thread, where everything before has run."""
-    if model.adapter is None:
-        raise InputError(f"model {model.model_id} cannot be used: {model.failure}. Create a new one.")
-    return model.adapter
-
-
 def _run_record(
     cell: EngineCell, model_id: str | None, lora: LoraConfig, user_metadata: dict[str, Any] | None
 ) -> RunRecord:

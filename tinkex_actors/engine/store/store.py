@@ -19,8 +19,9 @@ import contextlib
 import hashlib
 import os
 import shutil
+import threading
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -61,7 +62,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     train_unembed: bool = True
     created_at: datetime
     last_request_time: datetime
-    user_metadata: dict[str, str] | None = None
+    user_metadata: dict[str, Any] | None = None
 
 
 class CheckpointRecord(msgspec.Struct, kw_only=True):
@@ -117,6 +118,8 @@ class Store:
         self.folder = folder
         self._wall_clock = wall_clock
         self._claim: StoreClaim | None = None
+        # The compute thread saves while the store's own thread deletes.
+        self._changing = threading.RLock()
         self._purged_at = datetime.min.replace(tzinfo=UTC)
 
     def claim(self) -> None:
@@ -125,10 +128,11 @@ class Store:
         Raises:
             ConfigError: another process has it.
         """
-        if self._claim is None:
-            self._claim = StoreClaim(self.folder)
-            if self._claim.alone:
-                self._recover()
+        with self._changing:
+            if self._claim is None:
+                self._claim = StoreClaim(self.folder)
+                if self._claim.alone:
+                    self._recover()
 
     def close(self) -> None:
         """Give the right to write back. Idempotent."""
@@ -232,7 +236,8 @@ class Store:
             size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
             record = msgspec.structs.replace(record, time=now, expires_at=expires_at, size_bytes=size)
             _write(staged / "meta.json", record)
-            self._swap_in(staged, self.checkpoint_folder(record.training_run_id, record.kind, record.name))
+            with self._changing:
+                self._swap_in(staged, self.checkpoint_folder(record.training_run_id, record.kind, record.name))
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         return record
@@ -245,7 +250,8 @@ class Store:
         """
         self.checkpoint(run_id, kind, name)
         self.claim()
-        self._discard(self.checkpoint_folder(run_id, kind, name))
+        with self._changing:
+            self._discard(self.checkpoint_folder(run_id, kind, name))
 
     # --- files -----------------------------------------------------------------------------------------------------
     def _run_folder(self, run_id: str) -> Path:
@@ -283,10 +289,11 @@ class Store:
         if now - self._purged_at < _PURGE_INTERVAL:
             return
         self._purged_at = now
-        for path in self.folder.glob("runs/*/*/*/meta.json"):
-            record = _read(path, CheckpointRecord)
-            if record is not None and self._expired(record):
-                self._discard(path.parent)
+        with self._changing:
+            for path in list(self.folder.glob("runs/*/*/*/meta.json")):
+                record = _read(path, CheckpointRecord)
+                if record is not None and self._expired(record):
+                    self._discard(path.parent)
 
     def _recover(self) -> None:
         shutil.rmtree(self.folder / "staging", ignore_errors=True)

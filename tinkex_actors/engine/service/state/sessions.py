@@ -13,7 +13,7 @@ from uuid import uuid4
 import msgspec
 
 from tinkex_actors.engine.service.state.ordering import Ordering
-from tinkex_actors.errors import GoneError, NotFoundError
+from tinkex_actors.errors import GoneError, InputError, NotFoundError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -75,6 +75,16 @@ class Model(msgspec.Struct, kw_only=True, eq=False):
     adapter: Any = None
     published: Any = None
     failure: str | None = None
+
+    def ready(self) -> Any:
+        """Return the adapter; on the compute thread, where everything before has run.
+
+        Raises:
+            InputError: the model's creation has failed, or it was unloaded.
+        """
+        if self.adapter is None:
+            raise InputError(f"model {self.model_id} cannot be used: {self.failure}. Create a new one.")
+        return self.adapter
 
 
 class Sampler(msgspec.Struct, kw_only=True, eq=False):
