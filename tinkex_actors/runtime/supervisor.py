@@ -214,7 +214,7 @@ class TaskSupervisor(Actor):
                 StartFailedError(f"{self.ref.path} runs {len(self._running)} tasks, its limit.", actor=self.ref.path)
             )
         outcome: asyncio.Future[Any] = self.system.loop.create_future()
-        task = self.task(_into(outcome, function(*args, **kwargs)), name=getattr(function, "__name__", "task"))
+        task = self.task(_into(outcome, function, args, kwargs), name=getattr(function, "__name__", "task"))
         self._running[task] = None
 
         def answered(future: asyncio.Future[Any]) -> None:
@@ -232,9 +232,14 @@ class TaskSupervisor(Actor):
         return len(self._running)
 
 
-async def _into(outcome: asyncio.Future[Any], coroutine: Coroutine[Any, Any, Any]) -> None:
+async def _into(
+    outcome: asyncio.Future[Any],
+    function: Callable[..., Coroutine[Any, Any, Any]],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
     try:
-        result = await coroutine
+        result = await function(*args, **kwargs)
     except Exception as error:
         if not outcome.done():
             outcome.set_exception(error)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError, StopTimeoutError
-from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell
+from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell, current
 from tinkex_actors.runtime._core.children import Children
 from tinkex_actors.runtime._core.lifecycle import stopped_error
 from tinkex_actors.runtime._core.messages import Handler, Message, Reply, kind_of
@@ -144,6 +144,7 @@ class ActorSystem:
             return self
         loop = self._loop = asyncio.get_running_loop()
         self.context = contextvars.copy_context()
+        self.context.run(current.set, None)  # a system started by an actor of another one is nobody's side task
         self.scheduler = Scheduler(loop)
         self.deadlines = Deadlines(loop)
         spec = ChildSpec(_Root)

@@ -311,11 +311,11 @@ class Children:
                 continue
             if cell.state == STARTING and cell.lifecycle is None:
                 interrupt(cell)
-            if cell.state in (HALTING, SUSPENDED) and cell.lifecycle is None and cell.fate is None:
-                # A crash that the closing parent did not answer any more.
-                ending = cell.ending or reason
-                close_mailbox(cell, ending)
-                self._operate(cell, self._end(cell, ending, ending))
+            if cell.state in (HALTING, SUSPENDED) and cell.lifecycle is None:
+                # Nobody is at work on it: it crashed, or a group restart left it, while the parent was closing.
+                fate = cell.fate or cell.ending or reason
+                close_mailbox(cell, fate)
+                self._operate(cell, self._end(cell, fate, cell.ending or fate))
             else:
                 self.stop(cell, reason)
             if cell.state != DEAD:

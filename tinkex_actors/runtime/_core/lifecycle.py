@@ -85,7 +85,7 @@ async def _run_init(cell: Cell) -> None:
     started = context.run(cell.actor.init)
     if not inspect.isawaitable(started):
         return
-    task = cell.task = cell.system.loop.create_task(_awaiting(started), name=f"{cell.name}.init", context=context)
+    task = cell.task = _hook_task(cell, started, "init")
     try:
         await _until_done(task, math.inf)
         if task.cancelled():
@@ -98,6 +98,12 @@ async def _run_init(cell: Cell) -> None:
     finally:
         if cell.task is task:
             cell.task = None
+
+
+def _hook_task(cell: Cell, awaitable: Any, hook: str) -> asyncio.Task[Any]:
+    """Run a hook as the cell's task; a coroutine is not wrapped: a cancel before its first step must reach it."""
+    coroutine = awaitable if asyncio.iscoroutine(awaitable) else _awaiting(awaitable)
+    return cell.system.loop.create_task(coroutine, name=f"{cell.name}.{hook}", context=cell.context)
 
 
 async def _awaiting(awaitable: Any) -> Any:
@@ -151,8 +157,7 @@ async def _run_on_stop(cell: Cell, reason: ExitReason, deadline: float) -> None:
     try:
         ended = context.run(cell.actor.on_stop, reason)
         if inspect.isawaitable(ended):
-            task = cell.system.loop.create_task(_awaiting(ended), name=f"{cell.name}.on_stop", context=context)
-            cell.task = task
+            task = cell.task = _hook_task(cell, ended, "on_stop")
             await _finish(cell, task, deadline, "on_stop")
             cell.task = None
             if not task.done() or task.cancelled():

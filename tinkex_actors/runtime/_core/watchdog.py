@@ -46,6 +46,12 @@ class Watchdog:
         self._thread.join()
 
     def _watch(self) -> None:
+        try:
+            self._ask_again_and_again()
+        except RuntimeError:  # the loop was closed under the system
+            return
+
+    def _ask_again_and_again(self) -> None:
         loop = self._system.loop
         while not self._stopped.wait(self._seconds):
             self._answered.clear()
