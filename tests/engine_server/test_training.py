@@ -10,6 +10,7 @@ import pytest
 
 from tests.plugins.wire_client import WireClient, batch, local_engine, pass_request, step_request
 from tinkex_actors import types
+from tinkex_actors.engine.service.rescue import numbers_of
 from tinkex_actors.errors import (
     BadRequestError,
     ConflictError,
@@ -18,9 +19,11 @@ from tinkex_actors.errors import (
     RequestFailedError,
 )
 from tinkex_actors.testing import virtual_time
+from tinkex_actors.wire._proto import tinker_public_pb2
 from tinkex_actors.wire.answers import MetadataOnly, Ready, TryAgain
 from tinkex_actors.wire.client import encode_request
 from tinkex_actors.wire.dialect import HOSTED
+from tinkex_actors.wire.exchange import Request
 from tinkex_actors.wire.routes import ROUTES
 
 
@@ -109,6 +112,25 @@ async def test_a_rejected_number_does_not_hold_up_the_next(tmp_path: Path) -> No
         # Sent again, a rejected number is rejected again, whatever it now holds.
         with pytest.raises(BadRequestError, match="beta1"):
             await client.call("optim_step", step_request(model_id, 1))
+
+
+async def test_also_a_protobuf_request_that_makes_no_sense_completes_its_number(tmp_path: Path) -> None:
+    async with local_engine(tmp_path) as client:
+        model_id = await client.model()
+        request = encode_request(ROUTES["forward_backward"], pass_request(model_id, 1), HOSTED)
+        message = tinker_public_pb2.ForwardBackwardRequest.FromString(request.body)
+        message.data[0].loss_fn_inputs["weights"].dense = b"three"
+        request.body = message.SerializeToString()
+        assert (await client.transport.send(request)).status == 400
+        assert (await client.do("optim_step", step_request(model_id, 2))).metrics["optim_steps:max"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"\x0a", b"\x0a\x05ab", b"\x0a\x02ab", b"\x0a\x02\xff\xfe\x10\x01", b"\x12\x00", b"\x0a\x80\x80"]
+)
+def test_a_number_that_cannot_be_read_is_nobody_s(body: bytes) -> None:
+    assert numbers_of(Request("POST", "/x", {"Content-Type": "application/x-protobuf"}, body)) == ("", None)
+    assert numbers_of(Request("POST", "/x", {"Content-Type": "application/json"}, body)) == ("", None)
 
 
 @virtual_time()

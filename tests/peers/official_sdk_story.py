@@ -61,6 +61,10 @@ def main(url: str) -> dict[str, Any]:
         for name in ("importance_sampling", "ppo"):
             found[name] = total(training.forward(sampled, name).result(WAIT))
 
+        # More than one chunk holds: the SDK posts the first one last (protocol 6.3).
+        many = training.forward(data * 400, "cross_entropy").result(WAIT)
+        found["many"] = [len(many.loss_fn_outputs), total(many)]
+
         path = training.save_state("step-12").result(WAIT).path
         before = training.forward(data, "cross_entropy").result(WAIT)
         restored = service.create_training_client_from_state_with_optimizer(path).result(WAIT)

@@ -64,6 +64,12 @@ def test_policy_losses_have_their_documented_values(story: dict[str, Any]) -> No
     assert story["ppo"] >= story["importance_sampling"] - 1e-4
 
 
+def test_calls_of_several_chunks_are_computed_whole(story: dict[str, Any]) -> None:
+    count, loss = story["many"]
+    assert count == 1200
+    assert loss == pytest.approx(400 * story["forward"][0], rel=1e-4)
+
+
 def test_it_restores_from_a_checkpoint_with_the_same_forward_loss(story: dict[str, Any]) -> None:
     before, after = story["forward"]
     assert before == after

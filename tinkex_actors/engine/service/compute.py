@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from tinkex_actors.engine import checkpoints, core
-from tinkex_actors.engine.core.lora import MAX_RANK, LoraSpec
+from tinkex_actors.engine.core.lora import LoraSpec
 from tinkex_actors.engine.models.catalog import load_model
 from tinkex_actors.errors import InputError
 from tinkex_actors.types import EncodedTextChunk, SampledSequence, SampleResponse, TopkLogprobs
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.types import AdamParams, Datum, LoraConfig, ModelInput, SampleRequest, SamplingParams
 
-__all__ = ["MAX_RANK", "Core"]
+__all__ = ["Core"]
 
 # Protocol 2.4: how an empty top-k cell is marked.
 _EMPTY_TOKEN, _EMPTY_LOGPROB = 0, -99999.0
