@@ -13,10 +13,10 @@ from tinkex_actors.engine.core.architecture import ModelConfig, Weights
 from tinkex_actors.engine.core.forward import KeyValueCache, Lora, hidden_states, logits, next_hidden
 from tinkex_actors.engine.core.lora import LoraSpec, unflatten
 
-__all__ = ["CHUNK_TOKENS", "Choice", "DecodeState", "decode_chunk", "prefill", "spread"]
+__all__ = ["CHUNKS", "Choice", "DecodeState", "decode_chunk", "prefill", "spread"]
 
-CHUNK_TOKENS = 16
-"""Tokens decoded by one compiled call; stops are looked for in between."""
+CHUNKS = (1, 4, 16)
+"""How many tokens one compiled call may decode. Stops are looked for in between; short answers take the short calls."""
 
 
 class DecodeState(NamedTuple):
@@ -79,7 +79,7 @@ def spread(scores: jax.Array, cache: KeyValueCache, length: jax.Array, rows: int
     return DecodeState(jnp.broadcast_to(scores, (rows, scores.shape[0])), KeyValueCache(k, v), length)
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7), donate_argnums=(2,))
+@partial(jax.jit, static_argnums=(5, 6, 7, 8), donate_argnums=(2,))
 def decode_chunk(
     weights: Weights,
     params: jax.Array | None,
@@ -89,8 +89,9 @@ def decode_chunk(
     config: ModelConfig,
     spec: LoraSpec | None,
     truncated: bool,
+    chunk: int,
 ) -> tuple[DecodeState, jax.Array, jax.Array]:
-    """Draw ``CHUNK_TOKENS`` tokens per row.
+    """Draw ``chunk`` tokens per row.
 
     The noise of a token depends on its row's key and its index in the answer only, so an answer does not depend on
     how many rows are decoded beside it, beyond the last bits of the logits.
@@ -104,9 +105,10 @@ def decode_chunk(
         config: the model's shape.
         spec: the adapter's shape, None with ``params``.
         truncated: whether ``top_k`` or ``top_p`` limit the choice; a sort of the vocabulary per token.
+        chunk: one of ``CHUNKS``.
 
     Returns:
-        The state after the chunk, the tokens int32 ``[B, CHUNK_TOKENS]``, and their logprobs float32, the log-softmax
+        The state after the chunk, the tokens int32 ``[B, chunk]``, and their logprobs float32, the log-softmax
         of the untempered, untruncated logits.
     """
     lora = _lora(params, config, spec)
@@ -118,7 +120,7 @@ def decode_chunk(
         hidden, cache = next_hidden(weights, lora, tokens, state.position, state.cache, config)
         return DecodeState(logits(weights, lora, hidden), cache, state.position + 1), (tokens, logprobs)
 
-    state, (tokens, logprobs) = lax.scan(step, state, first_index + jnp.arange(CHUNK_TOKENS, dtype=jnp.int32))
+    state, (tokens, logprobs) = lax.scan(step, state, first_index + jnp.arange(chunk, dtype=jnp.int32))
     return state, tokens.T, logprobs.T
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.engine.core.batching import check_tokens, length_bucket
-from tinkex_actors.engine.core.decoding import CHUNK_TOKENS, Choice, decode_chunk, prefill, spread
+from tinkex_actors.engine.core.decoding import CHUNKS, Choice, decode_chunk, prefill, spread
 from tinkex_actors.engine.core.forward import KeyValueCache
 from tinkex_actors.engine.core.lora import Adapter
 from tinkex_actors.engine.core.model import BaseModel
@@ -163,15 +163,16 @@ class _Run:
         choice = self._choice(samples.start, rows)
         answers = [_Answer(self.params.stop_token_ids, self.limit, self.stop_check) for _ in samples]
         config, truncated = self.base.config, self._truncated()
-        for index in range(0, self.limit, CHUNK_TOKENS):
+        chunk = next((size for size in CHUNKS if size >= self.limit), CHUNKS[-1])
+        for index in range(0, self.limit, chunk):
             if self.should_stop():
                 raise ClosedError(f"sample was abandoned after {index} tokens because the engine stops; sample again")
             state, tokens, logprobs = decode_chunk(
-                self.base.weights, self.flat, state, choice, np.int32(index), config, self.spec, truncated
+                self.base.weights, self.flat, state, choice, np.int32(index), config, self.spec, truncated, chunk
             )
-            chunk, scores = np.asarray(tokens), np.asarray(logprobs)
+            drawn, scores = np.asarray(tokens), np.asarray(logprobs)
             for row, answer in enumerate(answers):
-                answer.extend(chunk[row], scores[row])
+                answer.extend(drawn[row], scores[row])
             if all(answer.stop_reason for answer in answers):
                 break
         return [answer.finish() for answer in answers]
