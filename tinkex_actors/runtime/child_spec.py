@@ -15,6 +15,9 @@ __all__ = ["ChildSpec", "FullPolicy", "Mailbox", "Restart"]
 Restart = Literal["permanent", "transient", "temporary"]
 FullPolicy = Literal["raise", "wait", "drop_oldest", "drop_new"]
 
+RESTARTS = get_args(Restart)
+FULL_POLICIES = get_args(FullPolicy)
+
 
 class Mailbox(msgspec.Struct, frozen=True):
     """How many messages may wait, and what happens to the next one.
@@ -35,8 +38,8 @@ class Mailbox(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if self.capacity < 1:
             raise ConfigError(f"Mailbox(capacity=...) must be 1 or more, got {self.capacity!r}.")
-        if self.when_full not in get_args(FullPolicy):
-            wanted = ", ".join(map(repr, get_args(FullPolicy)))
+        if self.when_full not in FULL_POLICIES:
+            wanted = ", ".join(map(repr, FULL_POLICIES))
             raise ConfigError(f"Mailbox(when_full=...) must be one of {wanted}, got {self.when_full!r}.")
 
 
@@ -73,8 +76,8 @@ class ChildSpec(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         _validate_class(self.cls)
         _validate_name(self.name)
-        if self.restart not in get_args(Restart):
-            wanted = ", ".join(map(repr, get_args(Restart)))
+        if self.restart not in RESTARTS:
+            wanted = ", ".join(map(repr, RESTARTS))
             raise ConfigError(f"restart= of {self.cls.__name__} must be one of {wanted}, got {self.restart!r}.")
         if self.significant and self.restart == "permanent":
             raise ConfigError(f"A significant child must be transient or temporary; {self.cls.__name__} is permanent.")

@@ -105,6 +105,8 @@ class ActorRef(Cell, Generic[A_co]):
         """
         wanted = reason if reason is not None else Shutdown("stopped")
         self.request_stop(wanted)
+        if self.state == DEAD:
+            return self.fate if self.fate is not None else NoActor()
         cell: Cell | None = current.get()
         while cell is not None:
             if cell is self:

@@ -99,7 +99,7 @@ class ActorSystem:
         rng: ``random.Random(seed)``.
     """
 
-    ref_class = ActorRef[Any]
+    ref_class: type[ActorRef[Any]] = ActorRef
     actor_class = Actor
 
     def __init__(
@@ -148,7 +148,7 @@ class ActorSystem:
         self.scheduler = Scheduler(loop)
         self.deadlines = Deadlines(loop)
         spec = ChildSpec(_Root)
-        root = ActorRef[Any](self, None, "", spec, kind_of(_Root, Actor))
+        root = self.ref_class(self, None, "", spec, kind_of(_Root, Actor))
         root.state = IDLE
         root.family = Children(root, self._policy)
         self._root = root
@@ -231,7 +231,7 @@ class ActorSystem:
         if self.failure is not None:
             return
         self.failure = error
-        self.report("system.failed", system=self.name, error=str(error), tree="\n" + str(self.tree()))
+        self.report("system.failed", error=error, tree="\n" + str(self.tree()))
         self.track(self._fail(), f"{self.name}.fail")
 
     async def _fail(self) -> None:
@@ -345,7 +345,7 @@ class ActorSystem:
             job.exception()
 
     # --- what the cells report -------------------------------------------------------------------------------------
-    def report(self, event: str, **values: object) -> None:
+    def report(self, event: str, *, error: BaseException | None = None, **values: object) -> None:
         """Write one error line with structlog, which is imported at the first one: it takes long.
 
         A logger that fails is the loop's exception handler's business, never the supervised actors'.
@@ -355,9 +355,13 @@ class ActorSystem:
                 import structlog
 
                 self._log = structlog.get_logger("tinkex_actors.runtime").bind(system=self.name)
+            if error is not None:
+                # Formatted here: some renderers of exc_info print local variables, which may hold secrets.
+                values["error"] = repr(error)
+                values["exception"] = "".join(traceback.format_exception(error))
             self._log.error(event, **values)
-        except Exception as error:
-            self.loop.call_exception_handler({"message": f"logging {event!r} failed", "exception": error})
+        except Exception as failure:
+            self.loop.call_exception_handler({"message": f"logging {event!r} failed", "exception": failure})
 
     def track(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a lifecycle operation as a task the system holds on to."""
@@ -406,9 +410,7 @@ class ActorSystem:
             actor=cell.path,
             where=where,
             incarnation=cell.incarnation,
-            error=repr(error),
-            # Formatted here: some renderers of exc_info print local variables, which may hold secrets.
-            exception="".join(traceback.format_exception(error)),
+            error=error,
         )
         if self.events.active:
             self.events.publish(
@@ -419,7 +421,7 @@ class ActorSystem:
         """A BaseException on its way out of the loop: the actor is over, nothing of it is run again."""
         cell.state = SUSPENDED
         cell.more().last_crash = repr(error)
-        self.report("actor.escaped", actor=cell.path, where=where, incarnation=cell.incarnation, error=repr(error))
+        self.report("actor.escaped", actor=cell.path, where=where, incarnation=cell.incarnation, error=error)
 
     def abandon(self, path: str, what: str, task: asyncio.Task[Any]) -> None:
         """Something ignored its cancellation."""

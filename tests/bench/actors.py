@@ -1,0 +1,414 @@
+"""The actor core against the least that could do the job, per CPU second, in the same run.
+
+"call_soon" is a deque, one ``call_soon`` per idle-to-busy edge, plain functions, nothing else. "queue" is one task per
+actor around an ``asyncio.Queue``. Neither has names, bounds, restarts, deadlines or a tree. Values are medians over
+rounds; ratios are medians of the ratios within a round.
+
+    python -m tests.bench.actors [--json] [--quick]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import statistics
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from tests.bench.report import Row, main
+from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, Mailbox, handler
+
+Measure = Callable[[int], Awaitable[None]]
+
+ROUNDS, QUICK_ROUNDS = 7, 2
+RING = 1000
+LARGE = Mailbox(10_000_000)
+
+
+# --- ours ------------------------------------------------------------------------------------------------------------
+class Sink(Actor):
+    """``def`` handlers only."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.wanted = 0
+        self.full: asyncio.Future[None] | None = None
+
+    @handler
+    def tell(self, _: int) -> None:
+        self.count += 1
+        if self.count == self.wanted and self.full is not None:
+            self.full.set_result(None)
+
+    @handler
+    def expect(self, wanted: int, full: asyncio.Future[None]) -> None:
+        self.count, self.wanted, self.full = 0, wanted, full
+
+    @handler
+    def echo(self, value: int) -> int:
+        return value
+
+    @handler
+    def crash(self) -> None:
+        raise ZeroDivisionError
+
+
+class AsyncSink(Actor):
+    """The same with ``async def`` handlers."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.wanted = 0
+        self.full: asyncio.Future[None] | None = None
+
+    @handler
+    async def tell(self, _: int) -> None:
+        self.count += 1
+        if self.count == self.wanted and self.full is not None:
+            self.full.set_result(None)
+
+    @handler
+    async def expect(self, wanted: int, full: asyncio.Future[None]) -> None:
+        self.count, self.wanted, self.full = 0, wanted, full
+
+    @handler
+    async def echo(self, value: int) -> int:
+        return value
+
+    @handler
+    async def suspend(self, value: int) -> int:
+        await asyncio.sleep(0)
+        return value
+
+
+class Link(Actor):
+    """One place of a ring."""
+
+    @handler
+    def join(self, following: ActorRef[Link], done: asyncio.Future[None]) -> None:
+        self.pass_on, self.done = following.cast.hop, done
+
+    @handler
+    def hop(self, left: int) -> None:
+        if left:
+            self.pass_on(left - 1)
+        else:
+            self.done.set_result(None)
+
+
+class Ours:
+    """The measures on the runtime, for one kind of sink."""
+
+    def __init__(self, system: ActorSystem, cls: type[Any]) -> None:
+        self.system = system
+        self.cls = cls
+
+    async def tell(self, count: int) -> None:
+        ref = await self.system.spawn(self.cls, mailbox=LARGE)
+        full = asyncio.get_running_loop().create_future()
+        await ref.call.expect(count, full)
+        tell = ref.cast.tell
+        for number in range(count):
+            tell(number)
+        await full
+        await ref.stop()
+
+    async def fan_in(self, count: int) -> None:
+        ref = await self.system.spawn(self.cls, mailbox=LARGE)
+        full = asyncio.get_running_loop().create_future()
+        await ref.call.expect(count, full)
+
+        async def producer() -> None:
+            tell = ref.cast.tell
+            for number in range(count // 100):
+                tell(number)
+                if number % 64 == 0:
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(producer() for _ in range(100)), full)
+        await ref.stop()
+
+    async def ask(self, count: int) -> None:
+        ref = await self.system.spawn(self.cls)
+        echo = ref.call.echo
+        for number in range(count):
+            await echo(number)
+        await ref.stop()
+
+    async def many_askers(self, count: int) -> None:
+        ref = await self.system.spawn(self.cls)
+
+        async def asker() -> None:
+            echo = ref.call.echo
+            for number in range(count // 100):
+                await echo(number)
+
+        await asyncio.gather(*(asker() for _ in range(100)))
+        await ref.stop()
+
+    async def suspending(self, count: int) -> None:
+        refs = [await self.system.spawn(AsyncSink) for _ in range(100)]
+
+        async def asker(ref: ActorRef[AsyncSink]) -> None:
+            for number in range(count // 100):
+                await ref.call.suspend(number)
+
+        await asyncio.gather(*(asker(ref) for ref in refs))
+        for ref in refs:
+            await ref.stop()
+
+    async def ring(self, count: int) -> None:
+        links = [await self.system.spawn(Link) for _ in range(RING)]
+        done = asyncio.get_running_loop().create_future()
+        for index, link in enumerate(links):
+            link.cast.join(links[(index + 1) % RING], done)
+        links[0].cast.hop(count)
+        await done
+        for link in links:
+            await link.stop()
+
+    async def spawn(self, count: int) -> None:
+        for _ in range(count):
+            ref = await self.system.spawn(Sink)
+            await ref.stop()
+
+
+# --- the baselines ---------------------------------------------------------------------------------------------------
+class RawCell:
+    """A deque and a flag."""
+
+    __slots__ = ("box", "busy", "function", "loop")
+
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.box: deque[Any] = deque()
+        self.busy = False
+        self.function = function
+
+    def tell(self, message: Any) -> None:
+        self.box.append(message)
+        if not self.busy:
+            self.busy = True
+            self.loop.call_soon(self.drain)
+
+    def drain(self) -> None:
+        box, function = self.box, self.function
+        while box:
+            function(box.popleft())
+        self.busy = False
+
+
+class RawCallSoon:
+    """The measures on ``RawCell``."""
+
+    def _counter(self, count: int) -> tuple[RawCell, asyncio.Future[None]]:
+        full: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        seen = 0
+
+        def receive(_: int) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == count:
+                full.set_result(None)
+
+        return RawCell(receive), full
+
+    async def tell(self, count: int) -> None:
+        cell, full = self._counter(count)
+        tell = cell.tell
+        for number in range(count):
+            tell(number)
+        await full
+
+    async def fan_in(self, count: int) -> None:
+        cell, full = self._counter(count)
+
+        async def producer() -> None:
+            for number in range(count // 100):
+                cell.tell(number)
+                if number % 64 == 0:
+                    await asyncio.sleep(0)
+
+        await asyncio.gather(*(producer() for _ in range(100)), full)
+
+    async def ask(self, count: int, askers: int = 1) -> None:
+        cell = RawCell(lambda message: message[1].set_result(message[0]))
+        loop = asyncio.get_running_loop()
+
+        async def asker() -> None:
+            for number in range(count // askers):
+                future = loop.create_future()
+                cell.tell((number, future))
+                await future
+
+        await asyncio.gather(*(asker() for _ in range(askers)))
+
+    async def many_askers(self, count: int) -> None:
+        await self.ask(count, 100)
+
+    async def ring(self, count: int) -> None:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        cells: list[RawCell] = []
+
+        def hop(index: int) -> Callable[[int], None]:
+            following = (index + 1) % RING
+
+            def receive(left: int) -> None:
+                if left:
+                    cells[following].tell(left - 1)
+                else:
+                    done.set_result(None)
+
+            return receive
+
+        cells += [RawCell(hop(index)) for index in range(RING)]
+        cells[0].tell(count)
+        await done
+
+
+class RawQueue:
+    """One task per actor around a queue; it answers whoever sent a future."""
+
+    def __init__(self, suspend: bool = False) -> None:
+        self.suspend = suspend
+
+    def start(self) -> tuple[asyncio.Queue[Any], asyncio.Task[None]]:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+
+        async def work() -> None:
+            while True:
+                value, future = await queue.get()
+                if self.suspend:
+                    await asyncio.sleep(0)
+                if future is not None:
+                    future.set_result(value)
+
+        return queue, asyncio.create_task(work())
+
+    async def tell(self, count: int) -> None:
+        queue, task = self.start()
+        for number in range(count):
+            queue.put_nowait((number, None))
+        last = asyncio.get_running_loop().create_future()
+        queue.put_nowait((count, last))
+        await last
+        await _end([task])
+
+    async def ask(self, count: int, actors: int = 1) -> None:
+        loop = asyncio.get_running_loop()
+        workers = [self.start() for _ in range(actors)]
+
+        async def asker(queue: asyncio.Queue[Any]) -> None:
+            for number in range(count // actors):
+                future = loop.create_future()
+                queue.put_nowait((number, future))
+                await future
+
+        await asyncio.gather(*(asker(queue) for queue, _ in workers))
+        await _end([task for _, task in workers])
+
+    async def suspending(self, count: int) -> None:
+        await self.ask(count, 100)
+
+    async def spawn(self, count: int) -> None:
+        for _ in range(count):
+            _, task = self.start()
+            await _end([task])
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# --- measuring -------------------------------------------------------------------------------------------------------
+async def rate(measure: Measure, count: int) -> float:
+    """Return thousands of operations per second of this process's CPU time."""
+    gc.collect()
+    began = time.process_time()
+    await measure(count)
+    return count / (time.process_time() - began) / 1e3
+
+
+async def compare(name: str, ours: Measure, base: Measure | None, against: str, count: int, rounds: int) -> Row:
+    """Measure both in turn; return the row."""
+    mine, theirs = [], []
+    for _ in range(rounds):
+        mine.append(await rate(ours, count))
+        if base is not None:
+            theirs.append(await rate(base, count))
+    row = Row(measure=name, ours=statistics.median(mine), unit="k/s")
+    if theirs:
+        row.baseline = statistics.median(theirs)
+        row.against = against
+        row.ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+    return row
+
+
+async def restart_time(rounds: int) -> Row:
+    """Return microseconds of CPU time from a crash to the next answer."""
+    times = []
+    async with ActorSystem(max_restarts=1_000_000) as system:
+        system.report = lambda event, **values: None  # type: ignore[method-assign]  # not the log's price
+        ref = await system.spawn(Sink)
+        for _ in range(rounds * 100):
+            ref.cast.crash()
+            began = time.process_time_ns()
+            await ref.call.echo(1)
+            times.append((time.process_time_ns() - began) / 1e3)
+    return Row(measure="restart to next answer", ours=statistics.median(times), unit="us")
+
+
+async def idle_size(count: int) -> Row:
+    """Return bytes that one idle actor takes, its own object included."""
+    async with ActorSystem() as system:
+        gc.collect()
+        tracemalloc.start()
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(count):
+            await system.spawn(Sink)
+        gc.collect()
+        size = (tracemalloc.get_traced_memory()[0] - before) / count
+        tracemalloc.stop()
+    return Row(measure="idle actor", ours=size, unit="bytes")
+
+
+async def measure_all(quick: bool) -> list[Row]:
+    """Return every row."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    scale = 1 if quick else 4
+    soon, queue, suspending = RawCallSoon(), RawQueue(), RawQueue(suspend=True)
+    async with ActorSystem() as system:
+        plain, tasked = Ours(system, Sink), Ours(system, AsyncSink)
+        table: list[tuple[str, Measure, Measure, str, int]] = [
+            ("tell, def", plain.tell, soon.tell, "call_soon", 25_000),
+            ("tell, async def", tasked.tell, soon.tell, "call_soon", 25_000),
+            ("tell, async def", tasked.tell, queue.tell, "queue", 25_000),
+            ("call, def", plain.ask, soon.ask, "call_soon", 5_000),
+            ("call, async def", tasked.ask, soon.ask, "call_soon", 5_000),
+            ("call, async def", tasked.ask, queue.ask, "queue", 5_000),
+            ("call, 100 callers, def", plain.many_askers, soon.many_askers, "call_soon", 10_000),
+            ("call, 100 callers, async def", tasked.many_askers, soon.many_askers, "call_soon", 10_000),
+            ("fan-in 100:1, def", plain.fan_in, soon.fan_in, "call_soon", 25_000),
+            ("ring of 1000, def", plain.ring, soon.ring, "call_soon", 25_000),
+            ("suspending handlers", tasked.suspending, suspending.suspending, "queue", 5_000),
+            ("spawn and stop", plain.spawn, queue.spawn, "queue", 2_000),
+        ]
+        rows = [
+            await compare(name, ours, base, against, count * scale, rounds)
+            for name, ours, base, against, count in table
+        ]
+    return [*rows, await restart_time(rounds), await idle_size(2000 * scale)]
+
+
+def run(quick: bool = False) -> list[Row]:
+    """Run the bench; ``quick`` only shows that it runs."""
+    return asyncio.run(measure_all(quick))
+
+
+if __name__ == "__main__":
+    main("actor core, per CPU second", run)
