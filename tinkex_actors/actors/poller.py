@@ -159,9 +159,7 @@ class Poller(Actor):
         self._tasks[promise.request_id] = self.task(self._poll(promise), name=f"poll {promise.request_id}")
 
     async def _poll(self, promise: Promise) -> None:
-        decision: polling.Decision = polling.Poll(
-            0.0, promise.machine.allow_metadata_only, promise.machine.reserved_bytes
-        )
+        decision: polling.Decision = promise.machine.resume(self.system.loop.time())
         while isinstance(decision, polling.Poll):
             if decision.delay:
                 await self._link.pause(decision.delay)
