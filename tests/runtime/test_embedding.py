@@ -1,0 +1,86 @@
+"""Inside any running program: both loops, several systems in one loop, a system per thread, nothing at import."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from tests.runtime.actors import Hooked, Recorder, Sleeper
+from tinkex_actors.runtime import ActorSystem, ChildSpec, Supervisor
+
+
+async def a_bit_of_everything() -> None:
+    journal: list[str] = []
+    async with ActorSystem() as system:
+        sup = await system.spawn(Supervisor, [ChildSpec(Hooked, ("a", journal), name="a")])
+        quick, slow = await system.spawn(Recorder), await system.spawn(Sleeper)
+        for number in range(100):
+            quick.cast.put(number)
+            slow.cast.put(number)
+        assert await quick.call.seen() == await slow.call.seen() == list(range(100))
+        with pytest.raises(TimeoutError):
+            await slow.within(0.01).call.nap(0.03)
+        with pytest.raises(ZeroDivisionError):
+            await sup.child("a").call.crash()
+        assert await sup.child("a").call.ping() == "a"
+        assert await system.blocking(threading.get_ident) != threading.get_ident()
+        assert await slow.call.seen() == [*range(100), "napped"]
+    assert journal[-1] == "a:stop:Shutdown"
+    assert len(asyncio.all_tasks()) == 1
+
+
+def loops() -> list[Callable[[], asyncio.AbstractEventLoop]]:
+    found: list[Callable[[], asyncio.AbstractEventLoop]] = [asyncio.SelectorEventLoop]
+    if sys.platform != "win32":
+        import uvloop
+
+        found.append(uvloop.new_event_loop)
+    return found
+
+
+@pytest.mark.parametrize("factory", loops(), ids=lambda factory: factory.__module__)
+@pytest.mark.parametrize("debug", [False, True])
+def test_real_time_on_every_loop(factory: Callable[[], asyncio.AbstractEventLoop], debug: bool) -> None:
+    with asyncio.Runner(loop_factory=factory, debug=debug) as runner:
+        runner.run(a_bit_of_everything())
+
+
+async def test_several_systems_share_a_loop() -> None:
+    async with ActorSystem(name="one") as one, ActorSystem(name="two") as two:
+        first, second = await one.spawn(Recorder, name="same"), await two.spawn(Recorder, name="same")
+        await first.call.put(1)
+        assert await second.call.seen() == []
+        assert one.whereis("same") is first
+        assert two.whereis("same") is second
+
+
+def test_a_system_per_thread() -> None:
+    failures: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            asyncio.run(a_bit_of_everything())
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+
+
+@pytest.mark.slow
+def test_importing_makes_no_thread_and_no_loop_and_loads_no_logger() -> None:
+    program = (
+        "import sys, threading, tinkex_actors.runtime;"
+        "assert threading.active_count() == 1;"
+        "assert not {'structlog', 'uvloop', 'aiohttp', 'jax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
