@@ -179,7 +179,9 @@ async def test_an_engine_that_gives_up_fails_its_promises_and_leaves_the_system_
     assert list((tmp_path / "tiny" / "owners").iterdir()) == []
 
 
-async def test_an_engine_s_own_fault_is_the_server_s(tmp_path: Path) -> None:
+async def test_an_engine_s_own_fault_is_the_server_s_and_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with ActorSystem() as system, local_engine(tmp_path, system=system) as client:
         session_id = await client.session()
         held = await lease("tiny", system=system, config=engine_config(tmp_path))
@@ -192,6 +194,9 @@ async def test_an_engine_s_own_fault_is_the_server_s(tmp_path: Path) -> None:
         with pytest.raises(RequestFailedError, match="a defect") as caught:
             await client.result("optim_step", types.UntypedAPIFuture(request_id="broken"))
         assert caught.value.category == "server"
+        (line,) = [record.message for record in caplog.records if record.levelname == "ERROR"]
+        assert "engine.operation_failed" in line
+        assert "a defect" in line
         await held.release()
 
 

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
-import structlog
 
 from tinkex_actors.engine.service.naming import names_of
 from tinkex_actors.engine.service.state.jobs import Job, JobQueue, blame
@@ -23,6 +22,7 @@ from tinkex_actors.errors import (
     ModelNotInstalledError,
     NotFoundError,
 )
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import UntypedAPIFuture
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 _CLOSED = "the engine was closed before the request ran; open a new client and load the last checkpoint"
 
-_log = structlog.get_logger("tinkex_actors.engine")
+_log = Logger("tinkex_actors.engine")
 
 
 class EngineCell:

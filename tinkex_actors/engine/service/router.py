@@ -5,12 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from tinkex_actors.engine.service import archive, front, sampling, saving, training
 from tinkex_actors.engine.service.call import Call
 from tinkex_actors.engine.service.rescue import numbers_of
 from tinkex_actors.errors import APIStatusError, BadRequestError, ConfigError, InputError, WireError
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire.exchange import Response, header
 from tinkex_actors.wire.server import decode_request, encode_error, encode_response, match
 
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "handle"]
 
-_log = structlog.get_logger("tinkex_actors.engine")
+_log = Logger("tinkex_actors.engine")
 
 HANDLERS: Mapping[str, Handler] = {
     handler.__name__: handler
