@@ -8,16 +8,11 @@ import random
 import numpy as np
 import pytest
 
-from tinkex_actors import AdamParams, Datum, ModelInput, ServiceClient, TrainingClient
+from tests.plugins.counting_server import datum
+from tinkex_actors import AdamParams, ServiceClient, TrainingClient
+from tinkex_actors.runtime import ActorRestarted
 from tinkex_actors.testing import seeds, settle, virtual_time
 from tinkex_actors.testing.model_server import Faults, ModelServer
-
-
-def datum(tokens: int = 4) -> Datum:
-    ids = list(range(tokens))
-    return Datum(
-        model_input=ModelInput.from_ints(ids), loss_fn_inputs={"target_tokens": ids, "weights": [1.0] * tokens}
-    )
 
 
 def a_service(server: ModelServer) -> ServiceClient:
@@ -89,6 +84,8 @@ async def test_a_step_survives_its_actors_being_killed_within_the_restart_limits
         training = await service.create_lora_training_client("m")
         core = service.system.whereis("/service/core")
         assert core is not None
+        restarted: list[ActorRestarted] = []
+        service.system.events.subscribe(restarted.append, ActorRestarted)
         running = loop.create_task(three_steps(training))
         for _ in range(4):
             # Two seconds apart: at most three in five seconds, which the supervisors allow.
@@ -96,6 +93,8 @@ async def test_a_step_survives_its_actors_being_killed_within_the_restart_limits
             victim = rng.choice([*core.children, *core.child("trainers").children])
             victim.kill()
         passes, updates = await running
+        await settle()
+        assert len(restarted) >= 4
 
     assert [number for number, _ in server.applied[training.model_id]] == [1, 2, 3, 4, 5, 6]
     assert (passes, updates) == ([1.0, 3.0, 5.0], [2.0, 4.0, 6.0])
