@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from tinkex_actors.engine.models.catalog import load_model, model_names
 from tinkex_actors.engine.models.fetch import SMOLLM2, Source, find, pull, require
+from tinkex_actors.engine.models.tokenizer import gguf_tokenizer, smollm2_tokenizer, tiny_tokenizer
 from tinkex_actors.errors import ConfigError, ModelNotInstalledError
 
 WEIGHTS = b"GGUF" + bytes(range(256)) * 8
@@ -104,6 +107,20 @@ def test_a_given_file_comes_first_and_must_exist(tmp_path: Path) -> None:
 def test_missing_weights_say_the_line_to_run(tmp_path: Path) -> None:
     with pytest.raises(ModelNotInstalledError, match=r"\n    tinkex-actors models pull smollm2-135m$"):
         load_model("smollm2-135m", cache_dir=tmp_path)
+
+
+def test_tokenizers_need_no_jax_and_say_what_is_missing(tmp_path: Path) -> None:
+    assert tiny_tokenizer(tmp_path).vocab_size == 512
+    with pytest.raises(ModelNotInstalledError, match="tinkex-actors models pull smollm2-135m"):
+        smollm2_tokenizer(tmp_path)
+    script = "import sys; from tinkex_actors.engine.models import catalog, tokenizer; print('jax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_metadata_of_another_tokenizer_are_refused() -> None:
+    with pytest.raises(ConfigError, match="tokenizer 'llama' with split 'default'"):
+        gguf_tokenizer({"tokenizer.ggml.model": "llama", "tokenizer.ggml.pre": "default"})
 
 
 def test_unknown_models_are_refused_with_the_names_there_are(tmp_path: Path) -> None:

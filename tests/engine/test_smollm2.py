@@ -1,13 +1,16 @@
 """SmolLM2-135M-Instruct: recorded reference values, and that it learns.
 
-Where the reference values come from: transformers 5.23.0 with torch 2.13.0 on the CPU, in float32, on the same GGUF
-file dequantised; all logits of four prompts agreed within 1.4e-4. Logprobs are recorded to three digits, hence the
-tolerance of 1e-3. The token ids of the awkward text are those of llama.cpp's tokenizer.
+Where the reference values come from: ``golden/smollm2.json`` was written by ``golden/record.py``, a plain float64
+implementation that shares nothing with the engine but the GGUF reader; float32 stays within 5e-4 of it. The logprobs
+written out below come from transformers 5.23.0 with torch 2.13.0 on the CPU, in float32, on the same file dequantised,
+recorded to three digits, hence their tolerance of 1e-3.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,13 +29,18 @@ from tinkex_actors.engine.core import (
     sample,
     topk_prompt,
 )
+from tinkex_actors.engine.core.batching import length_bucket
+from tinkex_actors.engine.core.decoding import prefill
 from tinkex_actors.engine.models.catalog import load_model, model_names
 from tinkex_actors.engine.models.fetch import SMOLLM2, pull
+from tinkex_actors.engine.models.tokenizer import smollm2_tokenizer
 from tinkex_actors.errors import ConfigError
 
 pytestmark = [pytest.mark.smollm, pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOLERANCE = 1e-3
+FLOAT32_TOLERANCE = 5e-4
+GOLDEN = json.loads((Path(__file__).parent / "golden" / "smollm2.json").read_text(encoding="utf-8"))
 CAPITALS = "The capital of France is Paris, and the capital of Italy is"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
 
@@ -46,6 +54,14 @@ def base() -> BaseModel:
 
 def ids(base: BaseModel, text: str) -> np.ndarray[tuple[int], np.dtype[np.int32]]:
     return np.array(base.tokenizer.encode(text), np.int32)
+
+
+def last_logits(
+    base: BaseModel, text: np.ndarray[tuple[int], np.dtype[np.int32]]
+) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    padded = np.zeros((1, length_bucket(text.size)), np.int32)
+    padded[0, : text.size] = text
+    return np.asarray(prefill(base.weights, None, padded, np.int32(text.size), base.config, None)[0])
 
 
 def test_the_catalogue_knows_its_size(base: BaseModel) -> None:
@@ -81,6 +97,21 @@ def test_the_chat_prompt_is_the_one_it_was_trained_with(base: BaseModel) -> None
     assert len(prompt) == 37
     assert prompt[:4] == [1, 9690, 198, 2683]
     assert prompt[-4:] == [1, 520, 9531, 198]
+
+
+@pytest.mark.parametrize("golden", GOLDEN, ids=["prose", "code", "digits"])
+def test_logits_equal_the_recorded_ones(base: BaseModel, golden: dict[str, Any]) -> None:
+    text = ids(base, golden["prompt"])
+    assert text.tolist() == golden["ids"]
+    np.testing.assert_allclose(prompt_logprobs(base, None, text)[1:], golden["logprobs"], atol=FLOAT32_TOLERANCE)
+    scores = last_logits(base, text)
+    assert np.argsort(-scores)[:5].tolist() == golden["best_ids"]
+    np.testing.assert_allclose(scores[golden["best_ids"]], golden["best_logits"], atol=FLOAT32_TOLERANCE)
+
+
+def test_a_client_elsewhere_needs_only_the_tokenizer(base: BaseModel) -> None:
+    text = "In 1969 — ١٢ <|im_end|>"
+    assert smollm2_tokenizer(cache_dir()).encode(text) == base.tokenizer.encode(text)
 
 
 def test_next_token_logprobs_equal_the_recorded_ones(base: BaseModel) -> None:
