@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tinkex_actors.runtime import Actor, ExitReason, handler
+from tinkex_actors.runtime import Actor, ActorRef, Down, ExitReason, handler
 
 
 class Recorder(Actor):
@@ -81,3 +81,41 @@ class Hooked(Actor):
     @handler
     async def finish(self) -> None:
         self.stop()
+
+
+class Watcher(Actor):
+    """Monitors and links on demand."""
+
+    def __init__(self) -> None:
+        self.downs: list[Down] = []
+
+    @handler
+    def watch(self, ref: ActorRef[Any]) -> None:
+        self.monitor(ref)
+
+    @handler
+    def unwatch(self, ref: ActorRef[Any]) -> None:
+        self.demonitor(ref)
+
+    @handler
+    def tie(self, ref: ActorRef[Any]) -> None:
+        self.link(ref)
+
+    @handler
+    def untie(self, ref: ActorRef[Any]) -> None:
+        self.unlink(ref)
+
+    @handler
+    async def busy(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    @handler
+    def crash(self) -> None:
+        raise ZeroDivisionError
+
+    @handler
+    def seen(self) -> list[Down]:
+        return list(self.downs)
+
+    def on_down(self, down: Down) -> None:
+        self.downs.append(down)

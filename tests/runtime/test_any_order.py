@@ -186,6 +186,7 @@ class World:
         assert max(self.ledger.values(), default=0) <= 1, "a message was handled twice"
 
     def check_end(self) -> None:
+        assert not any(ref.alive for ref in self.refs)
         assert all(ref.stopped.done() for ref in self.refs)
         handled = len(self.ledger)
         failed_calls = sum(1 for call in self.calls if call.exception() is not None)

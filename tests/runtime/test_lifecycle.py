@@ -13,10 +13,12 @@ from tests.runtime.actors import Hooked, Recorder, Sleeper
 from tinkex_actors.errors import ActorStoppedError, ClosedError, ConfigError, StartFailedError, StopTimeoutError
 from tinkex_actors.runtime import (
     Actor,
+    ActorRestarted,
     ActorSystem,
     ChildSpec,
     Crashed,
     DidNotStop,
+    DynamicSupervisor,
     ExitReason,
     Killed,
     NoActor,
@@ -559,3 +561,155 @@ async def test_a_crash_while_the_parent_stops_does_not_restart() -> None:
         await stopping
         assert journal.count("a:new") == 1
         assert isinstance(await a.stopped, Crashed)
+
+
+@pytest.mark.parametrize("where", ["init", "handler"])
+@virtual_time()
+async def test_no_wait_without_a_limit_outlives_the_systems_deadline(where: str) -> None:
+    """Not even one that began, without a limit of its own, before the system was asked to stop."""
+    release = asyncio.Event()
+    system = await ActorSystem(stop_timeout=3.0).start()
+    starting = None
+    if where == "init":
+        starting = asyncio.ensure_future(system.spawn(StubbornStart, release, name="mule"))
+    else:
+        mule = await system.spawn(Stubborn, release, name="mule", shutdown=float("inf"))
+        mule.cast.dig_in()
+        await settle()
+        stopping = asyncio.ensure_future(mule.stop())
+    await settle()
+    report = await system.stop()
+    assert [(item.path, item.what) for item in report.abandoned] == [("/mule", "init" if where == "init" else "dig_in")]
+    assert system.now() <= 4.0
+    if starting is not None:
+        with pytest.raises(StartFailedError):
+            await starting
+    else:
+        await stopping
+    release.set()
+    await settle()
+
+
+class StubbornStart(Stubborn):
+    async def init(self) -> None:
+        while not self.release.is_set():
+            try:
+                await self.release.wait()
+            except asyncio.CancelledError:
+                continue
+
+
+@virtual_time()
+async def test_cancelling_one_wait_for_the_end_cancels_nobody_elses() -> None:
+    async with ActorSystem() as system:
+        ref = await system.spawn(Sleeper)
+        told: list[ExitReason] = []
+        ref.stopped.add_done_callback(lambda future: told.append(future.result()))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await ref.stopped
+        for _ in range(100):
+            ref.stopped.cancel()
+        assert told == []
+        await ref.stop()
+        await settle()
+        assert told == [Shutdown("stopped")]
+
+
+@virtual_time()
+async def test_a_supervisor_stops_although_a_child_of_its_never_starts() -> None:
+    async with ActorSystem() as system:
+        dynamic = await system.spawn(DynamicSupervisor)
+        starting = asyncio.ensure_future(
+            dynamic.within(1e6).call.start_child(ChildSpec(Hooked, ("slow", [], 1e9), name="slow"))
+        )
+        await settle()
+        await dynamic.stop()
+        assert system.now() == 0.0
+        with pytest.raises(StartFailedError):
+            await starting
+
+
+@pytest.mark.parametrize("act", ["stop", "kill"])
+@virtual_time()
+async def test_a_subscriber_may_stop_or_kill_the_actor_it_hears_of(act: str) -> None:
+    async with ActorSystem() as system:
+
+        def on_restart(event: ActorRestarted) -> None:
+            ref = system.whereis(event.path)
+            assert ref is not None
+            if act == "stop":
+                ref.request_stop(Shutdown("by subscriber"))
+            elif event.incarnation == 1:
+                ref.kill()
+
+        system.events.subscribe(on_restart, ActorRestarted)
+        ref = await system.spawn(Hooked, "a", [])
+        ref.cast.crash()
+        await settle()
+        if act == "stop":
+            assert await ref.stopped == Shutdown("by subscriber")
+        else:
+            assert ref.statistics().incarnation == 2
+            assert await ref.call.ping() == "a"
+
+
+@virtual_time()
+async def test_an_actor_that_stops_itself_in_init_fails_its_start() -> None:
+    async with ActorSystem() as system:
+        with pytest.raises(StartFailedError, match="was stopped while it started"):
+            await system.spawn(Faint, name="faint")
+        assert system.whereis("/faint") is None
+
+
+class Faint(Actor):
+    async def init(self) -> None:
+        self.stop()
+
+
+@virtual_time()
+async def test_stop_and_kill_during_init() -> None:
+    async with ActorSystem() as system:
+        for end in ("stop", "kill"):
+            starting = asyncio.ensure_future(system.spawn(Hooked, "x", [], 100.0, name="x"))
+            await settle()
+            ref = system.whereis("/x")
+            assert ref is not None
+            if end == "stop":
+                assert await ref.stop() == Shutdown("stopped")
+            else:
+                ref.kill()
+            with pytest.raises(StartFailedError):
+                await starting
+        assert system.now() == 0.0
+
+
+@virtual_time()
+async def test_a_kill_cuts_a_slow_end_short() -> None:
+    journal: list[str] = []
+    async with ActorSystem() as system:
+        ref = await system.spawn(SlowEnd, journal)
+        stopping = asyncio.ensure_future(ref.stop())
+        await settle()
+        ref.kill()
+        await stopping
+        assert system.now() == 0.0
+        assert journal == ["init", "stopping"]
+
+
+@virtual_time()
+async def test_the_dead_start_nothing() -> None:
+    async with ActorSystem() as system:
+        ref = await system.spawn(Clockwork, [])
+        actor: Clockwork = ref.actor
+        await ref.stop()
+        coroutine = asyncio.sleep(1.0)
+        for action in (
+            lambda: actor.after(1.0, ref.cast.tick),
+            lambda: actor.task(coroutine),
+            lambda: actor.continue_with(ref.cast.tick),
+        ):
+            with pytest.raises(ActorStoppedError, match="has stopped"):
+                action()
+        with pytest.raises(ActorStoppedError, match="starts no more children"):
+            await actor.spawn(Recorder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.actors import Recorder, Sleeper
+from tests.runtime.actors import Recorder, Sleeper, Watcher
 from tinkex_actors.errors import ActorStoppedError, ConfigError
 from tinkex_actors.runtime import (
     Actor,
@@ -25,42 +25,6 @@ from tinkex_actors.runtime import (
     handler,
 )
 from tinkex_actors.testing import settle, virtual_time
-
-
-class Watcher(Actor):
-    def __init__(self) -> None:
-        self.downs: list[Down] = []
-
-    @handler
-    def watch(self, ref: ActorRef[Any]) -> None:
-        self.monitor(ref)
-
-    @handler
-    def unwatch(self, ref: ActorRef[Any]) -> None:
-        self.demonitor(ref)
-
-    @handler
-    def tie(self, ref: ActorRef[Any]) -> None:
-        self.link(ref)
-
-    @handler
-    def untie(self, ref: ActorRef[Any]) -> None:
-        self.unlink(ref)
-
-    @handler
-    async def busy(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-
-    @handler
-    def crash(self) -> None:
-        raise ZeroDivisionError
-
-    @handler
-    def seen(self) -> list[Down]:
-        return list(self.downs)
-
-    def on_down(self, down: Down) -> None:
-        self.downs.append(down)
 
 
 class Told(Watcher):

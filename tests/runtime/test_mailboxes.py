@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.actors import Recorder, Sleeper
+from tests.runtime.actors import Recorder, Sleeper, Watcher
 from tinkex_actors.errors import ActorStoppedError, CallTimeoutError, ConfigError, MailboxFullError
 from tinkex_actors.runtime import ActorRef, ActorSystem, DeadLetter, Mailbox
 from tinkex_actors.testing import seeds, settle, virtual_time
@@ -175,6 +175,22 @@ async def test_no_order_overfills_a_mailbox_or_loses_a_waiting_send() -> None:
         await asyncio.gather(*(sender(name) for name in range(5)))
         await settle()
         assert len(await ref.call.seen()) == 50
+
+
+@virtual_time()
+async def test_drop_oldest_never_drops_a_down() -> None:
+    async with ActorSystem() as system:
+        watcher = await system.spawn(Watcher, mailbox=Mailbox(1, "drop_oldest"))
+        target = await system.spawn(Recorder)
+        await watcher.call.watch(target)
+        watcher.cast.busy(1.0)
+        await settle()
+        await target.stop()
+        for _ in range(5):
+            watcher.cast.busy(0.0)
+        await asyncio.sleep(2.0)
+        assert len(await watcher.call.seen()) == 1
+        assert len(system.dead_letters) == 4
 
 
 def test_wrong_mailboxes_are_refused() -> None:

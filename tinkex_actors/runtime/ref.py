@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from tinkex_actors.errors import ActorStoppedError, ConfigError
 from tinkex_actors.runtime._core.cell import DEAD, Cell, current
+from tinkex_actors.runtime._core.lifecycle import end_of
 from tinkex_actors.runtime.exits import ExitReason, Killed, NoActor, Shutdown
 from tinkex_actors.runtime.statistics import ActorStatistics, statistics_of
 
@@ -82,13 +83,12 @@ class ActorRef(Cell, Generic[A_co]):
 
     @property
     def stopped(self) -> asyncio.Future[ExitReason]:
-        """A future of the final reason, set after the actor and everything below it has stopped."""
-        rare = self.more()
-        if rare.ended is None:
-            rare.ended = self.system.loop.create_future()
-            if self.state == DEAD:
-                rare.ended.set_result(self.fate if self.fate is not None else NoActor())
-        return rare.ended
+        """A future of the final reason, set after the actor and everything below it has stopped.
+
+        Each access gives a future of its own: cancelling one, or a wait for it, cancels nobody else's. To look without
+        waiting, use ``alive``.
+        """
+        return end_of(self)
 
     def statistics(self) -> ActorStatistics:
         """Return a frozen record of what it does now and has done."""
@@ -112,7 +112,7 @@ class ActorRef(Cell, Generic[A_co]):
             if cell is self:
                 return wanted
             cell = cell.parent
-        return await asyncio.shield(self.stopped)
+        return await end_of(self)
 
     def request_stop(self, reason: ExitReason) -> None:
         """Ask for the same without waiting."""

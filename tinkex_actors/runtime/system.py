@@ -147,6 +147,7 @@ class ActorSystem:
         self.context.run(current.set, None)  # a system started by an actor of another one is nobody's side task
         self.scheduler = Scheduler(loop)
         self.deadlines = Deadlines(loop)
+        self.overdue: asyncio.Future[None] = loop.create_future()
         spec = ChildSpec(_Root)
         root = self.ref_class(self, None, "", spec, kind_of(_Root, Actor))
         root.state = IDLE
@@ -200,12 +201,14 @@ class ActorSystem:
         loop, root = self.loop, self.root
         began = loop.time()
         self.stop_deadline = began + timeout
+        alarm = loop.call_at(self.stop_deadline, self.overdue.set_result, None)
         if root.family is not None:
             await root.family.stop_all()
         root.family = None
         root.state = DEAD
         root.fate = Shutdown("system stopped")
         await self._stop_executors()
+        alarm.cancel()
         self.deadlines.close()
         if self._watchdog is not None:
             self._watchdog.stop()

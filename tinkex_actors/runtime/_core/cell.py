@@ -90,7 +90,7 @@ class Rare:
         self.tasks: dict[asyncio.Task[Any], None] = {}
         self.timers: dict[Any, None] = {}
         self.keys: dict[Any, None] = {}
-        self.ended: asyncio.Future[ExitReason] | None = None
+        self.ended: list[asyncio.Future[ExitReason]] = []
         self.log: Any = None
         self.last_crash = ""
 
@@ -258,12 +258,22 @@ class Cell:
     def _overflow(self, item: Message | Reply) -> None:
         policy = self.spec.mailbox.when_full
         if policy == "drop_oldest":
-            self.system.drop(self, self.box.popleft(), "mailbox full, oldest dropped")
+            self._drop_oldest()
             self.box.append(item)
         elif policy == "drop_new":
             self.system.drop(self, item, "mailbox full, newest dropped")
         else:
             raise self.full_error()
+
+    def _drop_oldest(self) -> None:
+        """Drop the oldest message of somebody else's: who waits for a ``Down`` must get it."""
+        hooks = self.kind.hooks.values()
+        for index, item in enumerate(self.box):
+            message = item.message if type(item) is Reply else item
+            if message[0] not in hooks:
+                del self.box[index]
+                self.system.drop(self, item, "mailbox full, oldest dropped")
+                return
 
     def full_error(self) -> MailboxFullError:
         """Return the error that a sender gets when there is no room."""

@@ -18,6 +18,7 @@ from tinkex_actors.runtime._core.lifecycle import (
     begin,
     bury,
     close_mailbox,
+    end_of,
     halt,
     interrupt,
     trivially_stopped,
@@ -71,8 +72,6 @@ class Children:
         except BaseException as error:
             bury(cell, cell.fate or Crashed(error))
             raise
-        if cell.fate is not None:  # asked to stop in the turn in which init ended
-            await self._end(cell, cell.fate, Crashed(ActorStoppedError("stopped while starting")))
         return cell
 
     def _enter(self, spec: ChildSpec) -> ActorRef[Any]:
@@ -159,11 +158,8 @@ class Children:
                     return
             failure = await self._begin_again(cell)
             if failure is None:
-                break
+                return
             reason = failure
-        cell.lifecycle = None
-        if cell.fate is not None:
-            self._operate(cell, self._end(cell, cell.fate, cell.fate))
 
     async def _begin_again(self, cell: Cell) -> ExitReason | None:
         """Start the next incarnation; return why it failed, or None."""
@@ -198,7 +194,7 @@ class Children:
                 if exhausted is not None:
                     self._give_up(exhausted, failed[exhausted])
                     return
-                if delay > 0.0 and not self.closing:
+                if delay > 0.0 and group and not self.closing:
                     await wait_for(group[0], asyncio.sleep(delay))
                 await self._start_group(group)
         finally:
@@ -234,8 +230,6 @@ class Children:
                     continue
                 self._pending[cell] = failure
                 return
-            if cell.fate is not None:
-                self._operate(cell, self._end(cell, cell.fate, cell.fate))
 
     def _admit_restart(self, cell: Cell) -> tuple[bool, float]:
         """Count a restart; return whether it is allowed, and how long to wait before it."""
@@ -287,15 +281,24 @@ class Children:
                 interrupt(cell)
             return
         close_mailbox(cell, reason)
-        if cell.lifecycle is not None or cell.state == STARTING or (self._group is not None and cell.state >= STARTING):
+        if cell.lifecycle is not None or cell.state == STARTING:
             if cell.state in (STARTING, SUSPENDED):
                 interrupt(cell)
             return
-        if trivially_stopped(cell):
+        if cell.state == SUSPENDED or trivially_stopped(cell):
             bury(cell, reason)
             return
+        if cell.state == HALTING and self._group is not None:
+            return  # the group restart has it in hand, and buries it
         cell.state = HALTING
         self._operate(cell, self._end(cell, reason, reason))
+
+    def refuse_starts(self) -> None:
+        """Start no more children, and give up on those that are starting."""
+        self.closing = True
+        for cell in self.cells.values():
+            if cell.state == STARTING:
+                interrupt(cell)
 
     async def stop_all(self) -> None:
         """Stop every child, right to left, each within its own deadline."""
@@ -338,9 +341,5 @@ def _cause(reason: ExitReason) -> BaseException | None:
 
 async def ended(cell: Cell) -> None:
     """Wait until a cell is buried."""
-    rare = cell.more()
-    if cell.state == DEAD:
-        return
-    if rare.ended is None:
-        rare.ended = cell.system.loop.create_future()
-    await asyncio.shield(rare.ended)
+    if cell.state != DEAD:
+        await end_of(cell)

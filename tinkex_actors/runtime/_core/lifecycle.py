@@ -27,9 +27,11 @@ from tinkex_actors.runtime.exits import Crashed, Down, ExitReason, Killed, NoAct
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime.ref import ActorRef
+    from tinkex_actors.runtime.system import ActorSystem
 
-__all__ = ["begin", "bury", "close_mailbox", "halt", "interrupt", "trivially_stopped", "wait_for"]
+__all__ = ["begin", "bury", "close_mailbox", "end_of", "halt", "interrupt", "trivially_stopped", "wait_for"]
 
+PRUNE_AT = 16  # futures of one actor's end at which those already cancelled are dropped
 CANCEL_PATIENCE_SECONDS = 1.0  # a cancellation ignored for longer is abandoned and reported
 
 
@@ -57,6 +59,7 @@ async def begin(cell: Cell) -> None:
                 actor=cell.path,
             ) from error
         raise
+    cell.lifecycle = None
     cell.state = RUNNING
     cell.settle()
     events = cell.system.events
@@ -87,8 +90,10 @@ async def _run_init(cell: Cell) -> None:
         return
     task = cell.task = _hook_task(cell, started, "init")
     try:
-        await _until_done(task, math.inf)
-        if task.cancelled():
+        await _until_done(task, math.inf, cell.system)
+        if not task.done():
+            cell.system.abandon(cell.path, "init", task)
+        if not task.done() or task.cancelled():
             raise ActorStoppedError(f"init of {cell.path} was cancelled.", actor=cell.path)
         task.result()
     except asyncio.CancelledError:
@@ -126,6 +131,8 @@ async def halt(cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool 
     cell.ending = reason
     system = cell.system
     deadline = min(system.now() + grace, system.stop_deadline)
+    if cell.family is not None and cell.kind.cls.supervises:
+        cell.family.refuse_starts()  # its own message may be waiting for one
     if cell.task is not None:
         await _finish(cell, cell.task, deadline, cell.handling.name if cell.handling is not None else "init")
         cell.task = None
@@ -175,9 +182,11 @@ async def _end_tasks(cell: Cell) -> None:
     tasks = list(rare.tasks)
     for task in tasks:
         task.cancel()
-    deadline = cell.system.now() + CANCEL_PATIENCE_SECONDS
+    system = cell.system
+    patience = max(CANCEL_PATIENCE_SECONDS, min(cell.spec.grace, system.stop_deadline - system.now()))
+    deadline = system.now() + patience
     for task in tasks:
-        await _until_done(task, deadline - cell.system.now())
+        await _until_done(task, deadline - system.now())
         if not task.done():
             cell.system.abandon(cell.path, f"task {task.get_name()}", task)
     rare.tasks.clear()
@@ -185,10 +194,9 @@ async def _end_tasks(cell: Cell) -> None:
 
 async def _finish(cell: Cell, task: asyncio.Task[Any], deadline: float, what: str) -> None:
     """Wait for the actor's own task until the deadline, then cancel it, then give it up."""
-    loop = cell.system.loop
-    remaining = deadline - loop.time()
+    remaining = deadline - cell.system.now()
     if remaining > 0.0 and not task.done():
-        await _until_done(task, remaining)
+        await _until_done(task, remaining, cell.system)
     if not task.done():
         task.cancel()
         await _until_done(task, CANCEL_PATIENCE_SECONDS)
@@ -196,10 +204,18 @@ async def _finish(cell: Cell, task: asyncio.Task[Any], deadline: float, what: st
             cell.system.abandon(cell.path, what, task)
 
 
-async def _until_done(task: asyncio.Task[Any], seconds: float) -> None:
-    """Wait for a task without raising its exception and without cancelling it."""
+async def _until_done(task: asyncio.Task[Any], seconds: float, system: ActorSystem | None = None) -> None:
+    """Wait for a task without raising its exception and without cancelling it.
+
+    Args:
+        task: what to wait for.
+        seconds: at most; may be ``inf``.
+        system: given, the wait also ends at the deadline of the system's stop, which may be set meanwhile.
+    """
     if not task.done():
-        await asyncio.wait((task,), timeout=None if seconds == math.inf else max(seconds, 0.0))
+        futures = (task,) if system is None else (task, system.overdue)
+        timeout = None if seconds == math.inf else max(seconds, 0.0)
+        await asyncio.wait(futures, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def wait_for(cell: Cell, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -309,8 +325,23 @@ def bury(cell: ActorRef[Any] | Cell, reason: ExitReason) -> None:
             _tell(other, "on_exit", down)
         elif not isinstance(reason, Normal):
             other.exit(reason)
-    if rare.ended is not None and not rare.ended.done():
-        rare.ended.set_result(reason)
+    for future in rare.ended:
+        if not future.done():
+            future.set_result(reason)
+    rare.ended.clear()
+
+
+def end_of(cell: Cell) -> asyncio.Future[ExitReason]:
+    """Return a new future of the final reason: whoever cancels it, or a wait for it, cancels nobody else's."""
+    future: asyncio.Future[ExitReason] = cell.system.loop.create_future()
+    if cell.state == DEAD:
+        future.set_result(cell.fate if cell.fate is not None else NoActor())
+        return future
+    rare = cell.more()
+    if len(rare.ended) >= PRUNE_AT:
+        rare.ended = [other for other in rare.ended if not other.done()]
+    rare.ended.append(future)
+    return future
 
 
 def _tell(cell: Cell, hook: str, down: Down) -> None:
