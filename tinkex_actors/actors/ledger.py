@@ -12,6 +12,7 @@ import msgspec
 
 from tinkex_actors.actors.explanation import Explanation, OperationRecord, OperationStalled
 from tinkex_actors.actors.futures import ApiFuture
+from tinkex_actors.errors import ClosedError
 from tinkex_actors.runtime.log import Logger
 
 if TYPE_CHECKING:
@@ -83,6 +84,8 @@ class Ledger:
 
     def _lost(self, future: ApiFuture[Any]) -> None:
         error = future.exception()
+        if isinstance(error, ClosedError):
+            return  # whoever closed the service knew that something was pending
         event = OperationLost(
             operation=future.operation, ids=dict(future.ids), error=f"{type(error).__name__}: {error}"
         )
