@@ -186,7 +186,7 @@ class Actor:
         if hook is None:
             raise ConfigError(f"{type(self).__name__} monitors {ref.path} but has no on_down(self, down).")
         if ref.state == DEAD:
-            cell.post((hook, (Down(ref=ref, reason=NoActor(), incarnation=ref.incarnation),), None))
+            cell.post((hook, Down(ref=ref, reason=NoActor(), incarnation=ref.incarnation)))
             return
         ref.more().monitors[cell] = None
         cell.more().watching[ref] = None

@@ -318,7 +318,7 @@ class Cell:
             self.state = IDLE
 
     def _run_inline(self, message: Message) -> Any:
-        handler, args, kwargs = message
+        handler: Handler[..., Any] = message[0]
         context = self.context
         loop = self.system.loop
         caller = asyncio.current_task()
@@ -328,7 +328,7 @@ class Cell:
         if caller is not None:
             _leave_task(loop, caller)
         try:
-            return context.run(handler.function, self.actor, *args, **(kwargs or {}))  # type: ignore[union-attr]
+            return context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
         except BaseException as error:
             answer = self.failed(handler, error)
             if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
@@ -352,15 +352,12 @@ class Cell:
             if type(item) is Reply:
                 reply = item
                 item = reply.message
-            handler, args, kwargs = item
-            self.handling = handler
+            self.handling = handler = item[0]
             try:
-                if kwargs is not None:
-                    result = handler.function(actor, *args, **kwargs)
-                elif len(args) == 1:  # a call with a star takes three times as long
-                    result = handler.function(actor, args[0])
+                if len(item) == 2 and not handler.keywords:  # a call with a star takes three times as long
+                    result = handler.function(actor, item[1])
                 else:
-                    result = handler.function(actor, *args)
+                    result = handler.run(actor, item)
             except BaseException as error:
                 self._failed_in_burst(handler, reply, error)
             else:
@@ -387,11 +384,10 @@ class Cell:
             if type(item) is Reply:
                 reply = item
                 item = reply.message
-            handler, args, kwargs = item
-            self.handling = handler
+            self.handling = handler = item[0]
             self.processed += 1
             try:
-                result = handler.function(actor, *args) if kwargs is None else handler.function(actor, *args, **kwargs)
+                result = handler.run(actor, item)
                 if handler.is_async:
                     result = await result
             except BaseException as error:

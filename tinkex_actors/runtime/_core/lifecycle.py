@@ -347,4 +347,4 @@ def end_of(cell: Cell) -> asyncio.Future[ExitReason]:
 def _tell(cell: Cell, hook: str, down: Down) -> None:
     handler = cell.kind.hooks[hook]
     if handler is not None and cell.state != DEAD:
-        cell.post((handler, (down,), None))
+        cell.post((handler, down))

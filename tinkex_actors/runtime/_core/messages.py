@@ -1,7 +1,9 @@
 """Messages: the handler descriptor, the reply slot, and the proxies generated for each actor class.
 
-A message is the tuple ``(handler, args, kwargs or None)``; a call is a ``Reply`` that carries one. The proxies have the
-handlers' own signatures, so a wrong argument is a ``TypeError`` where it is written, not a crash of the receiver.
+A message is the flat tuple ``(handler, *arguments)``, one object for the garbage collector and not two: a thousand
+waiting messages are a thousand objects that each collection looks at. If the handler has parameters that are keywords
+only, the last item is a dict of them. A call is a ``Reply`` that carries a message. The proxies have the handlers' own
+signatures, so a wrong argument is a ``TypeError`` where it is written, not a crash of the receiver.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ __all__ = ["Continuation", "Handler", "Kind", "Message", "Reply", "kind_of"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Message: TypeAlias = "tuple[Handler[..., Any], tuple[Any, ...], Mapping[str, Any] | None]"
+Message: TypeAlias = "tuple[Any, ...]"
 
 
 class Handler(Generic[P, R]):
@@ -34,6 +36,8 @@ class Handler(Generic[P, R]):
         self.raises = raises
         self.name = function.__name__
         self.is_async = inspect.iscoroutinefunction(function)
+        kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+        self.keywords = inspect.Parameter.KEYWORD_ONLY in kinds or inspect.Parameter.VAR_KEYWORD in kinds
         self.__doc__ = function.__doc__
 
     def __get__(self, instance: object, owner: type | None = None) -> Callable[P, Awaitable[R]]:
@@ -41,6 +45,12 @@ class Handler(Generic[P, R]):
             return self  # type: ignore[return-value]  # the class attribute is the handler itself
         bound: Callable[P, Awaitable[R]] = self.function.__get__(instance, owner)
         return bound
+
+    def run(self, actor: object, message: Message) -> Any:
+        """Call the method of ``actor`` with a message's arguments."""
+        if self.keywords:
+            return self.function(actor, *message[1:-1], **message[-1])
+        return self.function(actor, *message[1:])
 
     def __repr__(self) -> str:
         return f"<handler {self.function.__qualname__}>"
@@ -182,9 +192,9 @@ def _method(name: str, handler: Handler[..., Any], body: str) -> Callable[..., A
     last_positional_only = max((i for i, p in enumerate(parameters) if p.kind is p.POSITIONAL_ONLY), default=-1)
     if last_positional_only >= 0:
         declared.insert(last_positional_only + 2, "/")
-    args = f"({', '.join(positional)},)" if positional else "()"
-    kwargs = f"{{{', '.join(keywords)}}}" if keywords else "None"
-    expression = body.format(self="_proxy", message=f"(_handler, {args}, {kwargs})")
+    if keywords:
+        positional.append(f"{{{', '.join(keywords)}}}")
+    expression = body.format(self="_proxy", message=f"({', '.join(['_handler', *positional])},)")
     # The source is built from identifiers that inspect took from a compiled function, never from text of a user's.
     exec(f"def {name}({', '.join(declared)}):\n    return {expression}", scope)
     method: Callable[..., Any] = scope[name]
