@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -84,3 +85,25 @@ def test_importing_makes_no_thread_and_no_loop_and_loads_no_logger() -> None:
         "assert not {'structlog', 'uvloop', 'aiohttp', 'jax'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+async def test_a_task_factory_of_the_program_sees_only_the_programs_own_tasks() -> None:
+    """An eager factory would run handlers inside their senders: the runtime's own tasks do not pass by it."""
+    loop = asyncio.get_running_loop()
+    made: list[str] = []
+
+    def factory(loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any) -> asyncio.Task[Any]:
+        made.append(coroutine.__qualname__)
+        return asyncio.Task(coroutine, loop=loop, **options)
+
+    loop.set_task_factory(factory)
+    try:
+        async with ActorSystem() as system:
+            slow, hooked = await system.spawn(Sleeper), await system.spawn(Hooked, "a", [])
+            await slow.call.nap(0.0)
+            with pytest.raises(ZeroDivisionError):
+                await hooked.call.crash()
+            assert await hooked.call.ping() == "a"
+    finally:
+        loop.set_task_factory(None)
+    assert made == []

@@ -192,9 +192,8 @@ class ActorSystem:
         if self._loop is None:
             return StopReport(seconds=0.0, stopped=0)
         if self._stopping is None:
-            self._stopping = self._loop.create_task(
-                self._stop(self._stop_timeout if timeout is None else timeout), name=f"{self.name}.stop"
-            )
+            seconds = self._stop_timeout if timeout is None else timeout
+            self._stopping = asyncio.Task(self._stop(seconds), loop=self._loop, name=f"{self.name}.stop")
         return await asyncio.shield(self._stopping)
 
     async def _stop(self, timeout: float) -> StopReport:
@@ -368,7 +367,7 @@ class ActorSystem:
 
     def track(self, coroutine: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         """Run a lifecycle operation as a task the system holds on to."""
-        task = self.loop.create_task(coroutine, name=name, context=self.context.copy())
+        task = asyncio.Task(coroutine, loop=self.loop, name=name, context=self.context.copy())
         self._tasks[task] = None
         task.add_done_callback(self._untrack)
         return task

@@ -302,8 +302,8 @@ class Cell:
     def _schedule(self) -> None:
         self.state = READY
         if self.kind.tasked:
-            system = self.system
-            self.task = system.loop.create_task(self._work(), name=self.name, context=self.context)
+            # Not loop.create_task: an eager task factory would run the handler inside the sender.
+            self.task = asyncio.Task(self._work(), loop=self.system.loop, name=self.name, context=self.context)
         else:
             self.system.scheduler.add(self)
 
@@ -376,7 +376,7 @@ class Cell:
             return
         self.state = RUNNING
         box, actor, clock = self.box, self.actor, self.system.scheduler.clock
-        end = clock() + self.system.scheduler.slice_seconds
+        end = 0.0
         window = CLOCK_EVERY
         while box and self.state == RUNNING:
             item = box.popleft()
@@ -401,7 +401,10 @@ class Cell:
                 break
             window -= 1
             if window == 0:
-                if clock() >= end:
+                now = clock()
+                if not end:  # the first look starts the slice: most bursts never get here
+                    end = now + self.system.scheduler.slice_seconds
+                if now >= end:
                     break
                 window = CLOCK_EVERY
         if self.task is task:

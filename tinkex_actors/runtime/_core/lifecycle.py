@@ -108,7 +108,7 @@ async def _run_init(cell: Cell) -> None:
 def _hook_task(cell: Cell, awaitable: Any, hook: str) -> asyncio.Task[Any]:
     """Run a hook as the cell's task; a coroutine is not wrapped: a cancel before its first step must reach it."""
     coroutine = awaitable if asyncio.iscoroutine(awaitable) else _awaiting(awaitable)
-    return cell.system.loop.create_task(coroutine, name=f"{cell.name}.{hook}", context=cell.context)
+    return asyncio.Task(coroutine, loop=cell.system.loop, name=f"{cell.name}.{hook}", context=cell.context)
 
 
 async def _awaiting(awaitable: Any) -> Any:
@@ -220,7 +220,7 @@ async def _until_done(task: asyncio.Task[Any], seconds: float, system: ActorSyst
 
 async def wait_for(cell: Cell, coroutine: Coroutine[Any, Any, None]) -> None:
     """Run a wait of the lifecycle (a back-off) as the cell's task, so that ``interrupt`` can end it."""
-    task = cell.task = cell.system.loop.create_task(coroutine, name=f"{cell.name}.wait")
+    task = cell.task = asyncio.Task(coroutine, loop=cell.system.loop, name=f"{cell.name}.wait")
     try:
         await _until_done(task, math.inf)
     finally:
