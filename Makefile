@@ -52,7 +52,7 @@ soak: setup ## the seeded simulations, at length
 docs: ## build the documentation into site/
 	@$(MAKE) --no-print-directory setup
 	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[docs]' 2>/dev/null || uv pip install --quiet --python $(PY) -e '.[docs]'
-	@$(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
 generate: setup ## regenerate the protobuf module from its .proto
 	@$(PY) -m tinkex_actors.wire._proto.generate
