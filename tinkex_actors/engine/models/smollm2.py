@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -67,26 +68,32 @@ def _config(metadata: dict[str, Any]) -> ModelConfig:
 
 
 def _weights(file: GgufFile, config: ModelConfig) -> Weights:
-    heads = {"q": config.heads, "k": config.kv_heads}
-    linears = {}
-    for name, stored in _LINEARS.items():
-        fan_in, fan_out = config.linear_shapes()[name]
-        stack = np.empty((config.layers, fan_in, fan_out), np.float32)
-        for layer in range(config.layers):
-            weight = file.read(f"blk.{layer}.{stored}.weight")
-            if weight.shape != (fan_out, fan_in):
-                raise ConfigError(f"gguf: {stored} of layer {layer} is {weight.shape}, expected {(fan_out, fan_in)}")
-            stack[layer] = (_half_split(weight, heads[name]) if name in heads else weight).T
-        linears[name] = jnp.asarray(stack)
+    # numpy lets go of the GIL in conversions and copies, so two threads nearly halve the time to the first answer.
+    with ThreadPoolExecutor(max_workers=2) as threads:
+        stacks = dict(zip(_LINEARS, threads.map(lambda name: _linear_stack(file, config, name), _LINEARS), strict=True))
     norms = {
         name: jnp.asarray(np.stack([file.read(f"blk.{layer}.{name}.weight") for layer in range(config.layers)]))
         for name in ("attn_norm", "ffn_norm")
     }
     return Weights(
-        LayerWeights(**linears, **norms),
+        LayerWeights(**{name: jnp.asarray(stack) for name, stack in stacks.items()}, **norms),
         jnp.asarray(file.read("token_embd.weight")),
         jnp.asarray(file.read("output_norm.weight")),
     )
+
+
+def _linear_stack(file: GgufFile, config: ModelConfig, name: str) -> npt.NDArray[np.float32]:
+    heads = {"q": config.heads, "k": config.kv_heads}
+    fan_in, fan_out = config.linear_shapes()[name]
+    stack = np.empty((config.layers, fan_in, fan_out), np.float32)
+    for layer in range(config.layers):
+        weight = file.read(f"blk.{layer}.{_LINEARS[name]}.weight")
+        if weight.shape != (fan_out, fan_in):
+            raise ConfigError(
+                f"gguf: {_LINEARS[name]} of layer {layer} is {weight.shape}, expected {(fan_out, fan_in)}"
+            )
+        stack[layer] = (_half_split(weight, heads[name]) if name in heads else weight).T
+    return stack
 
 
 def _half_split(weight: npt.NDArray[np.float32], heads: int) -> npt.NDArray[np.float32]:
