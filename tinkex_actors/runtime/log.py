@@ -7,6 +7,7 @@ standard error.
 
 from __future__ import annotations
 
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 __all__ = ["Logger"]
@@ -55,6 +56,17 @@ class Logger:
             processors=[
                 structlog.stdlib.filter_by_level,
                 structlog.processors.format_exc_info,
-                structlog.processors.KeyValueRenderer(key_order=["event"]),
+                _traceback_last(structlog.processors.KeyValueRenderer(key_order=["event"])),
             ],
         ).bind(**self._values)
+
+
+def _traceback_last(render: Callable[..., Any]) -> Callable[..., str]:
+    """Print a traceback as lines after the event, not as one long escaped value."""
+
+    def processor(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
+        trace = event.pop("exception", None)
+        line = str(render(logger, method, event))
+        return line if trace is None else f"{line}\n{str(trace).rstrip()}"
+
+    return processor

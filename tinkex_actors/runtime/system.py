@@ -28,6 +28,7 @@ from tinkex_actors.runtime.actor import Actor
 from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart
 from tinkex_actors.runtime.events import ActorCrashed, DeadLetter, DidNotStop, EventHub, Rejected
 from tinkex_actors.runtime.exits import Abandoned, Shutdown, StopReport
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.runtime.ref import ActorRef
 from tinkex_actors.runtime.registry import Registry
 from tinkex_actors.runtime.statistics import ActorTree, tree_of
@@ -133,7 +134,7 @@ class ActorSystem:
         self._stopping: asyncio.Task[StopReport] | None = None
         self._executors: dict[str, ThreadPoolExecutor] = {}
         self._jobs: dict[asyncio.Future[Any], str] = {}
-        self._log: Any = None
+        self._log = Logger("tinkex_actors.runtime", system=name)
 
     # --- life ------------------------------------------------------------------------------------------------------
     async def start(self) -> Self:
@@ -348,15 +349,11 @@ class ActorSystem:
 
     # --- what the cells report -------------------------------------------------------------------------------------
     def report(self, event: str, *, error: BaseException | None = None, **values: object) -> None:
-        """Write one error line with structlog, which is imported at the first one: it takes long.
+        """Write one error line, with the error's traceback if there is one.
 
         A logger that fails is the loop's exception handler's business, never the supervised actors'.
         """
         try:
-            if self._log is None:
-                import structlog
-
-                self._log = structlog.get_logger("tinkex_actors.runtime").bind(system=self.name)
             if error is not None:
                 # Formatted here: some renderers of exc_info print local variables, which may hold secrets.
                 values["error"] = repr(error)
