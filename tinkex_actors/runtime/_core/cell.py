@@ -375,9 +375,9 @@ class Cell:
         if self.state != READY:
             return
         self.state = RUNNING
-        box, actor, clock = self.box, self.actor, self.system.scheduler.clock
+        box, actor, scheduler = self.box, self.actor, self.system.scheduler
         end = 0.0
-        window = CLOCK_EVERY
+        window = CLOCK_EVERY if scheduler.permutation is None else scheduler.burst(CLOCK_EVERY)
         while box and self.state == RUNNING:
             item = box.popleft()
             reply = None
@@ -401,9 +401,9 @@ class Cell:
                 break
             window -= 1
             if window == 0:
-                now = clock()
+                now = scheduler.clock()
                 if not end:  # the first look starts the slice: most bursts never get here
-                    end = now + self.system.scheduler.slice_seconds
+                    end = now + scheduler.slice_seconds
                 if now >= end:
                     break
                 window = CLOCK_EVERY

@@ -35,11 +35,10 @@ class Scheduler:
         "_asleep",
         "_inline",
         "_loop",
-        "_permutation",
         "_queue",
-        "_turn",
         "_window",
         "clock",
+        "permutation",
         "slice_seconds",
     )
 
@@ -49,10 +48,10 @@ class Scheduler:
         self._asleep = True
         self._window = 8
         self._inline = INLINE_BUDGET
-        self._permutation: random.Random | None = getattr(loop, "permutation", None)
+        self.permutation: random.Random | None = getattr(loop, "permutation", None)
         virtual = getattr(loop, "virtual", False)
         self.clock: Callable[[], float] = loop.time if virtual else perf_counter
-        self.slice_seconds = SLICE_SECONDS if self._permutation is None else -1.0
+        self.slice_seconds = SLICE_SECONDS if self.permutation is None else -1.0
 
     def add(self, cell: Cell) -> None:
         """Queue an actor that just became ready."""
@@ -63,7 +62,7 @@ class Scheduler:
 
     def may_run_inline(self) -> bool:
         """Return whether a call may run in its caller; counted, so that a loop of calls cannot starve I/O."""
-        if self._permutation is not None and self._permutation.random() < 0.5:
+        if self.permutation is not None and self.permutation.random() < 0.5:
             return False
         if self._inline <= 0:
             return False
@@ -77,17 +76,18 @@ class Scheduler:
 
     def _next(self) -> Cell:
         queue = self._queue
-        if self._permutation is not None and len(queue) > 1:
-            queue.rotate(-self._permutation.randrange(len(queue)))
+        if self.permutation is not None and len(queue) > 1:
+            queue.rotate(-self.permutation.randrange(len(queue)))
         return queue.popleft()
 
-    def _budget(self, window: int) -> int:
-        return window if self._permutation is None else self._permutation.choice((1, 1, 2, 4))
+    def burst(self, window: int) -> int:
+        """Return how many messages an actor may handle before another gets its turn."""
+        return window if self.permutation is None else self.permutation.choice((1, 1, 2, 4))
 
     def _pump(self) -> None:
         queue, clock = self._queue, self.clock
         window = self._window
-        budget = self._budget(window)
+        budget = self.burst(window)
         allowance = MAX_TURN
         then = clock()
         end = then + self.slice_seconds
@@ -109,7 +109,7 @@ class Scheduler:
                 if now >= end or allowance <= 0:
                     break
                 then = now
-                budget = self._budget(window)
+                budget = self.burst(window)
         finally:
             self._window = window
             if queue:
