@@ -22,6 +22,9 @@ from tinkex_actors.engine.checkpoints import (
 from tinkex_actors.engine.core import AdamHyper, Adapter, BaseModel, LoraSpec, forward_backward, new_adapter, optim_step
 from tinkex_actors.errors import ConfigError, InputError
 
+# They compile, which takes seconds until the cache is warm.
+pytestmark = pytest.mark.slow
+
 SPEC = LoraSpec(rank=8, seed=3)
 
 

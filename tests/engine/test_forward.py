@@ -8,6 +8,9 @@ import pytest
 from tests.plugins.numerics import adapter, log_softmax, next_token_example, reference_logits, tiny, tokens
 from tinkex_actors.engine.core import forward_backward, prompt_logprobs, topk_prompt
 
+# They compile, which takes seconds until the cache is warm.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("length", [1, 2, 31, 64, 200])
 def test_logprobs_equal_the_reference_with_an_adapter(length: int) -> None:

@@ -11,6 +11,9 @@ from tests.plugins.numerics import Floats, adapter, log_softmax, reference_logit
 from tinkex_actors.engine.core import BaseModel, DecodeParams, Example, forward_backward, prompt_logprobs, sample
 from tinkex_actors.errors import ClosedError, InputError
 
+# They compile, which takes seconds until the cache is warm.
+pytestmark = pytest.mark.slow
+
 PROMPT = tokens(20, seed=4)
 HELD = adapter()
 DRAWS = 2048

@@ -30,6 +30,9 @@ from tinkex_actors.engine.core import (
 from tinkex_actors.engine.core.lora import leaves
 from tinkex_actors.errors import ClosedError, InputError, NonFiniteLossError
 
+# They compile, which takes seconds until the cache is warm.
+pytestmark = pytest.mark.slow
+
 LOSS_NAMES = ["cross_entropy", "importance_sampling", "ppo"]
 
 

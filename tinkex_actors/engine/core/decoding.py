@@ -30,11 +30,13 @@ class DecodeState(NamedTuple):
 class Choice(NamedTuple):
     """How tokens are drawn; traced, so that other values do not recompile.
 
-    ``keys`` is uint32 ``[B, 2]``, one per row; ``temperature`` float32, 0 for the likeliest token; ``top_k`` int32, the
-    vocabulary's size for no limit; ``top_p`` float32, 1 for no limit.
+    ``seed`` is uint32 ``[2]``, high half first; ``first_row`` int32, the sample index of row 0; ``temperature``
+    float32, 0 for the likeliest token; ``top_k`` int32, the vocabulary's size for no limit; ``top_p`` float32, above 1
+    for no limit.
     """
 
-    keys: jax.Array
+    seed: jax.Array
+    first_row: jax.Array
     temperature: jax.Array
     top_k: jax.Array
     top_p: jax.Array
@@ -93,8 +95,8 @@ def decode_chunk(
 ) -> tuple[DecodeState, jax.Array, jax.Array]:
     """Draw ``chunk`` tokens per row.
 
-    The noise of a token depends on its row's key and its index in the answer only, so an answer does not depend on
-    how many rows are decoded beside it, beyond the last bits of the logits.
+    The noise of a token depends on the seed, its sample index and its index in the answer only, so an answer does not
+    depend on how many rows are decoded beside it, beyond the last bits of the logits.
 
     Args:
         weights: the base model.
@@ -127,7 +129,9 @@ def decode_chunk(
 def _draw(scores: jax.Array, choice: Choice, index: jax.Array, truncated: bool) -> jax.Array:
     greedy = choice.temperature <= 0
     tempered = scores / jnp.where(greedy, 1.0, choice.temperature)
-    keys = jax.vmap(jax.random.fold_in, (0, None))(jax.random.wrap_key_data(choice.keys, impl="threefry2x32"), index)
+    root = jax.random.wrap_key_data(choice.seed, impl="threefry2x32")
+    rows = choice.first_row + jnp.arange(scores.shape[0], dtype=jnp.int32)
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.fold_in(root, row), index))(rows)
     # Adding Gumbel noise and taking the largest draws from the softmax (Gumbel-max).
     noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(keys)
     if not truncated:

@@ -160,7 +160,7 @@ class _Run:
         """Decode the answers of these sample indices, side by side."""
         rows = next(size for size in _ROW_BUCKETS if size >= len(samples))
         state = spread(*start, jnp.asarray(length), rows, self.capacity)
-        choice = self._choice(samples.start, rows)
+        choice = self._choice(samples.start)
         answers = [_Answer(self.params.stop_token_ids, self.limit, self.stop_check) for _ in samples]
         config, truncated = self.base.config, self._truncated()
         chunk = next((size for size in CHUNKS if size >= self.limit), CHUNKS[-1])
@@ -181,23 +181,17 @@ class _Run:
         limited = 0 < self.params.top_k < self.base.config.vocab or self.params.top_p < 1
         return limited and self.params.temperature > 0
 
-    def _choice(self, first: int, rows: int) -> Choice:
-        seed = self.params.seed % 2**64
-        root = jax.random.wrap_key_data(jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32), impl="threefry2x32")
-        keys = _row_keys(root, np.arange(first, first + rows, dtype=np.int32))
-        top_k = self.params.top_k if self.params.top_k > 0 else self.base.config.vocab
+    def _choice(self, first_row: int) -> Choice:
+        params, vocab = self.params, self.base.config.vocab
+        seed = params.seed % 2**64
         return Choice(
-            keys,
-            jnp.float32(self.params.temperature),
-            jnp.int32(min(top_k, self.base.config.vocab)),
+            jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32),
+            jnp.int32(first_row),
+            jnp.float32(params.temperature),
+            jnp.int32(min(params.top_k, vocab) if params.top_k > 0 else vocab),
             # Past 1 nothing is cut, whatever the rounding of the running sum.
-            jnp.float32(self.params.top_p if self.params.top_p < 1 else 2.0),
+            jnp.float32(params.top_p if params.top_p < 1 else 2.0),
         )
-
-
-@jax.jit
-def _row_keys(root: jax.Array, indices: jax.Array) -> jax.Array:
-    return jax.random.key_data(jax.vmap(jax.random.fold_in, (None, 0))(root, indices))
 
 
 class _Answer:
