@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from tests.plugins.counting_server import counting
-from tinkex_actors import ModelInput, RequestFailedError, RetryConfig, SamplingParams
+from tinkex_actors import ModelInput, RequestFailedError, RetryConfig, SamplingParams, ServiceClient
 from tinkex_actors.actors.dispatcher import BackoffWindowOpened
 from tinkex_actors.errors import APIStatusError
 from tinkex_actors.testing import seeds, settle, virtual_time
-from tinkex_actors.testing.model_server import Faults
+from tinkex_actors.testing.model_server import Faults, ModelServer
 
 PROMPT = ModelInput.from_ints([1, 2, 3])
 
@@ -125,3 +126,28 @@ async def test_what_the_server_ran_and_failed_is_not_repeated() -> None:
 
     assert caught.value.category == "user"
     assert server.seen["asample"] == 1
+
+
+class Restarting(ModelServer):
+    """A server that can lose every promise it has given so far, as a restart does."""
+
+    def restart(self) -> None:
+        """Forget everything; polls that are waiting are answered 410."""
+        self._promises.clear()
+        for task in list(self._running):
+            task.cancel()
+
+
+@virtual_time()
+async def test_a_server_that_loses_thousands_of_samples_at_once_is_asked_for_all_of_them_again() -> None:
+    server = Restarting(random.Random(0), Faults(latency=0.0, compute=0.0))
+    async with ServiceClient(base_url="http://127.0.0.1:1", transport=server) as service:
+        sampler = await service.create_sampling_client(base_model="m")
+        server.faults = Faults(latency=0.0, compute=1000.0)
+        waiting = [sampler.sample(PROMPT) for _ in range(1900)]
+        await settle()
+        server.restart()
+        server.faults = Faults(latency=0.0, compute=0.0)
+        answers = await asyncio.gather(*waiting)
+
+    assert len(answers) == 1900

@@ -87,12 +87,14 @@ class DispatcherDesk(Desk):
     Args:
         ledger: opens the futures.
         poller: turns promises into results.
+        draw: jitter in [0, 1), from the system's seeded generator.
     """
 
-    __slots__ = ("_ids", "_ledger", "_poller", "_samples", "admission", "due", "later", "wake_at")
+    __slots__ = ("_draw", "_ids", "_ledger", "_poller", "_samples", "admission", "due", "later", "wake_at")
 
-    def __init__(self, *, ledger: Ledger, poller: PollerDesk) -> None:
+    def __init__(self, *, ledger: Ledger, poller: PollerDesk, draw: Callable[[], float]) -> None:
         super().__init__()
+        self._draw = draw
         self.admission = Admission()
         self.due: list[int] = []
         self.later: dict[int, float] = {}
@@ -174,7 +176,7 @@ class DispatcherDesk(Desk):
         )
         self._poller.watch(promise)
 
-    def failed(self, sample_id: int, error: Exception, *, now: float, u: float = 0.5) -> None:
+    def failed(self, sample_id: int, error: Exception, *, now: float) -> None:
         """The attempt has failed: send a lost sample again under a new number, else fail the call.
 
         Submission and promise both count: a promise that is gone (410) and a server that could not be reached are
@@ -184,7 +186,7 @@ class DispatcherDesk(Desk):
         self.note(self.admission.failed(sample_id))
         if sample is None:
             return
-        delay = _retry_delay(sample, error, now, u)
+        delay = _retry_delay(sample, error, now, self._draw())
         if delay is None:
             del self._samples[sample_id]
             sample.future.fail(error)
@@ -283,9 +285,7 @@ class Dispatcher(Actor):
         self._timer = self._timer_at = None
         self._desk.note(self._desk.admission.tick(self.system.loop.time()))
 
-    @handler
-    def again(self, sample_id: int) -> None:
-        """A delay before a new submission is over."""
+    def _again(self, sample_id: int) -> None:
         self._delayed.discard(sample_id)
         self._desk.again(sample_id)
 
@@ -297,7 +297,8 @@ class Dispatcher(Actor):
         for sample_id, delay in self._desk.later.items():
             if sample_id not in self._delayed:
                 self._delayed.add(sample_id)
-                self.after(delay, self.ref.cast.again, sample_id)
+                # Not a message: thousands of delays may end at once, and the mailbox has room for the bell only.
+                self.after(delay, self._again, sample_id)
         self._arm()
 
     def _arm(self) -> None:
@@ -328,7 +329,7 @@ class Dispatcher(Actor):
                 BackoffWindowOpened(view.window_since, view.window_until, view.window_cause, view.waiting)
             )
         except TinkexError as error:
-            desk.failed(sample_id, error, now=loop.time(), u=self.system.rng.random())
+            desk.failed(sample_id, error, now=loop.time())
         else:
             desk.accepted(
                 sample_id,
