@@ -18,6 +18,7 @@ from tinkex_actors import (
     CredentialsError,
     Datum,
     InputError,
+    LocalWireError,
     ModelInput,
     RetryConfig,
     SamplingParams,
@@ -28,6 +29,7 @@ from tinkex_actors import (
     WrongLoopError,
 )
 from tinkex_actors.testing import virtual_time
+from tinkex_actors.types import ImageAssetPointerChunk
 
 
 def test_a_remote_server_needs_a_key() -> None:
@@ -116,6 +118,34 @@ async def test_bad_data_is_refused_at_the_call_and_takes_no_number() -> None:
         await training.optim_step(AdamParams())
 
     assert server.posted[training.model_id] == [1]
+
+
+@virtual_time()
+async def test_what_cannot_be_encoded_is_refused_at_the_call_and_takes_no_number() -> None:
+    service, server = counting()
+    async with service:
+        training = await service.create_lora_training_client("m")
+        with pytest.raises(LocalWireError, match="object"):
+            training.save_state("a", user_metadata={"a": object()})  # type: ignore[dict-item]
+        with pytest.raises(LocalWireError, match="loss_fn|config|number|float"):
+            training.forward_backward([datum()], "cross_entropy", {"clip": [1.0]})  # type: ignore[dict-item]
+        pointer = ImageAssetPointerChunk(location="s3://somewhere/a.png", format="png")
+        with pytest.raises(LocalWireError, match="ImageAssetPointerChunk"):
+            training.forward_backward([datum(), Datum(model_input=ModelInput(chunks=[pointer]))], "custom")
+        await training.optim_step(AdamParams())
+
+    assert server.posted[training.model_id] == [1]
+
+
+@virtual_time()
+async def test_a_learning_rate_may_be_a_numpy_number() -> None:
+    service, server = counting()
+    async with service:
+        training = await service.create_lora_training_client("m")
+        await training.optim_step(AdamParams(learning_rate=np.linspace(0.0, 1.0, 3)[1]))
+        await training.optim_step(AdamParams(learning_rate=np.float32(0.5)))  # type: ignore[arg-type]
+
+    assert server.posted[training.model_id] == [1, 2]
 
 
 @virtual_time()

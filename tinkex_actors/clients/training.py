@@ -18,6 +18,7 @@ from tinkex_actors.types import (
     ForwardBackwardOutput,
     ForwardBackwardRequest,
     GetInfoResponse,
+    ImageAssetPointerChunk,
     LoadWeightsRequest,
     LoadWeightsResponse,
     OptimStepRequest,
@@ -31,6 +32,7 @@ from tinkex_actors.types import (
     UnloadModelResponse,
     check_datum,
 )
+from tinkex_actors.wire.client import encode_request
 from tinkex_actors.wire.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -98,6 +100,7 @@ class TrainingClient:
 
         Raises:
             InputError: no data, a ragged datum, or one that lacks what the loss needs; nothing was sent.
+            LocalWireError: something that this server's dialect cannot carry; nothing was sent.
             SequenceBrokenError: an earlier request of this model was lost.
             RequestFailedError: (awaited) the server could not compute it.
         """
@@ -281,6 +284,15 @@ class TrainingClient:
         flags = core.session.flags
         limits = ChunkLimits(max_items=flags.fwdbwd_max_chunk_len, max_bytes=flags.fwdbwd_max_chunk_bytes_count)
         config = None if loss_fn_config is None else dict(loss_fn_config)
+        # Of a batch in protobuf, only what can fail is encoded twice.
+        doubtful = [datum for datum in batch if not core.link.dialect.protobuf or _has_pointers(datum)]
+        self._check_encodable(
+            operation,
+            ForwardBackwardRequest(
+                forward_backward_input=ForwardBackwardInput(data=doubtful, loss_fn=loss_fn, loss_fn_config=config),
+                model_id=self.model_id,
+            ),
+        )
         chunks = [
             Chunk(
                 ForwardBackwardRequest(
@@ -309,7 +321,12 @@ class TrainingClient:
         message: msgspec.Struct,
         finish: Callable[[list[Any]], Any] = lambda results: results[0],
     ) -> ApiFuture[Any]:
+        self._check_encodable(route, message)
         return self._desk.submit(operation, ROUTES[route], [Chunk(message)], finish)
+
+    def _check_encodable(self, route: str, message: msgspec.Struct) -> None:
+        # Before a number is taken: one that can never be sent would stop every request after it.
+        encode_request(ROUTES[route], message, self._core.link.dialect)
 
     def __repr__(self) -> str:
         return f"<TrainingClient {self.model_id} of {self.base_model}>"
@@ -324,6 +341,10 @@ def _checked(operation: str, data: Iterable[Datum], loss_fn: str) -> list[Datum]
             raise InputError(f"{operation}: data[{index}] is a {type(datum).__name__}; expected a Datum.")
         check_datum(datum, loss_fn, index)
     return batch
+
+
+def _has_pointers(datum: Datum) -> bool:
+    return any(isinstance(chunk, ImageAssetPointerChunk) for chunk in datum.model_input.chunks)
 
 
 def _checkpoint_name(operation: str, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Literal
 
 import msgspec
@@ -42,16 +43,19 @@ class AdamParams(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "eps", "weight_decay", "grad_clip_norm"):
-            _check(name, getattr(self, name), math.inf)
+            _check(self, name, math.inf)
         for name in ("beta1", "beta2"):
-            _check(name, getattr(self, name), 1.0)
+            _check(self, name, 1.0)
 
 
-def _check(name: str, value: object, below: float) -> None:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < below:
-        return
-    wanted = "a finite number >= 0" if math.isinf(below) else f"a number in [0, {below:g})"
-    raise InputError(f"AdamParams: {name} must be {wanted}, got {value!r}.")
+def _check(params: AdamParams, name: str, below: float) -> None:
+    value = getattr(params, name)
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < below:
+        wanted = "a finite number >= 0" if math.isinf(below) else f"a number in [0, {below:g})"
+        raise InputError(f"AdamParams: {name} must be {wanted}, got {value!r}.")
+    if type(value) not in (float, int):
+        # A schedule's numpy scalar is a number to everybody but the encoder.
+        msgspec.structs.force_setattr(params, name, float(value))
 
 
 class LoraConfig(msgspec.Struct, frozen=True, kw_only=True):
