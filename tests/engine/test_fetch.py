@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins.numerics import tiny as loaded_tiny
 from tinkex_actors.engine.models.catalog import load_model, model_names
 from tinkex_actors.engine.models.fetch import SMOLLM2, Source, find, pull, require
 from tinkex_actors.engine.models.tokenizer import gguf_tokenizer, smollm2_tokenizer, tiny_tokenizer
@@ -133,4 +134,4 @@ def test_the_catalogue_says_what_is_installed(tmp_path: Path) -> None:
     assert (tiny.name, tiny.installed, real.name, real.installed) == ("tiny", True, "smollm2-135m", False)
     assert real.where == "run: tinkex-actors models pull smollm2-135m"
     assert (tiny.parameters, tiny.context_length) == (106_816, 2048)
-    assert load_model("tiny", cache_dir=tmp_path).config.parameters == tiny.parameters
+    assert loaded_tiny().config.parameters == tiny.parameters

@@ -13,13 +13,18 @@ __all__ = ["enable_compile_cache"]
 def enable_compile_cache(cache_dir: Path) -> Path:
     """Let JAX keep compiled programs under ``cache_dir``, whatever their size and compile time. Process-wide.
 
+    A folder that is set already, by an earlier call or by the user of JAX, stays: moving it would lose what it holds.
+
     Args:
         cache_dir: the engine's cache folder; programs go to a folder named by jaxlib's version, so that an upgrade
             never reads an older one's.
 
     Returns:
-        The folder used.
+        The folder in use.
     """
+    held: str | None = jax.config.jax_compilation_cache_dir
+    if held:
+        return Path(held)
     folder = cache_dir / "xla" / version("jaxlib")
     folder.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))  # type: ignore[no-untyped-call]

@@ -1,0 +1,32 @@
+"""The persistent compile cache, in processes of its own: it is set once per process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import jax
+from tinkex_actors.engine.core.compile_cache import enable_compile_cache
+first = enable_compile_cache(Path(sys.argv[1]))
+assert enable_compile_cache(Path(sys.argv[2])) == first
+jax.jit(lambda x: x * 2 + 1)(1.0).block_until_ready()
+print(first)
+"""
+
+
+def test_programs_are_kept_under_the_version_and_the_first_folder_stays(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "one"), str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    folder = Path(done.stdout.strip())
+    assert folder.parent == tmp_path / "one" / "xla"
+    assert folder.name[0].isdigit()
+    assert list(folder.iterdir())
+    assert not (tmp_path / "two").exists()
