@@ -22,7 +22,7 @@ def enable_compile_cache(cache_dir: Path) -> Path:
     Returns:
         The folder in use.
     """
-    held: str | None = jax.config.jax_compilation_cache_dir
+    held: str | None = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if held:
         return Path(held)
     folder = cache_dir / "xla" / version("jaxlib")
