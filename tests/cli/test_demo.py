@@ -129,6 +129,33 @@ def read_terminal(screen: FileIO) -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_the_demo_runs_beside_a_process_that_writes_to_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tmp_path / "store"
+    (store / "tiny" / "owners").mkdir(parents=True)
+    monkeypatch.setenv("TINKEX_ENGINE_STORE", str(store))
+    with (store / "tiny" / "owners" / "elsewhere-4242-abc.owner").open("w") as other:
+        import fcntl
+
+        fcntl.flock(other, fcntl.LOCK_EX)
+        done = subprocess.run(
+            [sys.executable, "-m", "tinkex_actors", "demo", "--model", "tiny"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stderr == ""
+    last_line(done.stdout)
+    assert not (store / "tiny" / "runs").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.smollm
 @pytest.mark.timeout(420)
 def test_the_demo_halves_the_loss_and_changes_the_voice(tmp_path: Path) -> None:

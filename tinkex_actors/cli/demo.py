@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import tempfile
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tinkex_actors.errors import ConfigError
 
@@ -69,16 +72,22 @@ def run_demo(*, model: str | None, live: bool) -> None:
     asked = time.perf_counter()
     local_models.pull(model, _print)
     began += time.perf_counter() - asked  # a download is not the demo's doing
-    history = run(_train(script, model, live=live, began=began))
-    script.plot(history, PICTURE)
-    print(f"The loss curve is in {PICTURE}.")
+    # A store of its own: the demo keeps nothing, and another process may be writing to the user's.
+    with tempfile.TemporaryDirectory(prefix="tinkex-demo-") as store:
+        history = run(_train(script, model, Path(store), live=live, began=began))
+    try:
+        script.plot(history, PICTURE)
+        print(f"The loss curve is in {PICTURE}.")
+    except OSError as error:
+        print(f"The loss curve could not be written to {PICTURE.absolute()} ({error.strerror}).", file=sys.stderr)
     print(script.summary(history))
 
 
-async def _train(script: ModuleType, model: str, *, live: bool, began: float) -> Any:
-    from tinkex_actors import ServiceClient
+async def _train(script: ModuleType, model: str, store: Path, *, live: bool, began: float) -> Any:
+    from tinkex_actors import Config, ServiceClient
 
-    async with ServiceClient(base_url=f"local://{model}") as service:
+    config = msgspec.structs.replace(Config.from_environment(base_url=f"local://{model}"), engine_store=store)
+    async with ServiceClient(config=config) as service:
         view, report, say = await _open_view(service, script, model, live=live)
         with view:
             return await script.first_fine_tune(service, report, _timed(say, began), model)
