@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -67,6 +68,63 @@ def test_pulling_an_unknown_model_says_which_there_are() -> None:
     assert done.stderr.startswith("Error: ")
     assert "gpt-17" in done.stderr
     assert "smollm2-135m" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments"),
+    [
+        ("smollm2-135m", ["models", "pull", "smollm2-135m"]),
+        pytest.param("tiny", ["sample", "tiny", "hello"], marks=pytest.mark.slow),
+    ],
+)
+def test_a_cache_that_cannot_be_written_is_one_line_of_error(
+    model: str, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("TINKEX_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    done = command(*arguments)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Error: model {model}: the cache ")
+    assert "TINKEX_CACHE_DIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+SECRETIVE = """
+from tinkex_actors.cli.logs import log_to_stderr
+from tinkex_actors.runtime.log import Logger
+
+def fail(api_key):
+    raise RuntimeError("it broke")
+
+log_to_stderr()
+try:
+    fail("tml-" + "secret")
+except RuntimeError as error:
+    Logger("tinkex_actors.engine").error("engine.request_failed", exc_info=error)
+"""
+
+
+def test_a_logged_traceback_shows_no_local_variables() -> None:
+    done = subprocess.run([sys.executable, "-c", SECRETIVE], capture_output=True, text=True, timeout=50.0, check=True)
+
+    assert "engine.request_failed" in done.stderr
+    assert "RuntimeError: it broke" in done.stderr
+    assert "tml-secret" not in done.stderr
+
+
+@pytest.mark.slow
+def test_without_the_packages_that_compute_the_error_has_the_line_that_installs_them() -> None:
+    program = "import sys; sys.modules['jax'] = None; from tinkex_actors.cli.main import main; main()"
+    for arguments in (["sample", "tiny", "hello"], ["serve", "--model", "tiny", "--port", "0"]):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=50.0, check=False
+        )
+
+        assert done.returncode == 1
+        assert done.stderr.startswith("Error: local://tiny needs jax")
+        assert "pip install 'tinkex-actors[local]'" in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

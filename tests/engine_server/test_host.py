@@ -223,3 +223,12 @@ async def test_a_running_computation_stops_between_its_parts_when_its_session_en
         assert await client.model()
         assert asked
         await held.release()
+
+
+async def test_a_defect_is_a_500_that_nobody_repeats(tmp_path: Path) -> None:
+    (tmp_path / "tiny" / "runs" / "broken" / "run.json").mkdir(parents=True)
+    async with local_engine(tmp_path) as client:
+        response = await client.transport.send(encode_request(ROUTES["list_training_runs"], None, client.dialect))
+    assert response.status == 500
+    assert b"list_training_runs: IsADirectoryError" in response.body
+    assert response.headers["x-should-retry"] == "false"

@@ -172,8 +172,13 @@ async def test_a_client_that_goes_away_ends_its_exchange() -> None:
 
 async def test_a_port_that_is_taken_is_said(echo: tuple[Scripted, Server]) -> None:
     transport, server = echo
-    with pytest.raises(ConfigError, match=f"127.0.0.1:{server.port} .*Choose another port"):
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{server.port}: the port is taken.*Choose another port"):
         await serve(transport, port=server.port)
+
+
+async def test_a_host_that_is_not_here_is_said_without_talk_of_ports() -> None:
+    with pytest.raises(ConfigError, match=r"203\.0\.113\.9:0: no such address .*Choose another host"):
+        await serve(Scripted(lambda request: asyncio.sleep(0)), host="203.0.113.9")
 
 
 async def test_closing_the_server_does_not_wait_for_long_polls() -> None:

@@ -214,6 +214,14 @@ def test_a_second_process_is_refused_by_name_until_the_first_is_dead(tmp_path: P
     assert list((tmp_path / "owners").iterdir()) == []
 
 
+def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    store = Store(tmp_path / "file" / "tiny", WallClock())
+    with pytest.raises(ConfigError, match=r"engine store .*file.*cannot be written .*TINKEX_ENGINE_STORE"):
+        store.write_run(run())
+    assert store.runs() == []
+
+
 def test_two_engines_of_one_process_share_a_store(tmp_path: Path) -> None:
     one, other = Store(tmp_path, WallClock()), Store(tmp_path, WallClock())
     one.put(checkpoint("a"), None, write("a"))

@@ -32,7 +32,7 @@ def pull(name: str, say: Callable[[str], None]) -> None:
         say: called with one line at each stage.
 
     Raises:
-        ConfigError: no model of that name; the message lists those there are.
+        ConfigError: no model of that name (the message lists those there are), or the cache cannot be written.
         ModelNotInstalledError: the download failed; the message has the line to run again.
     """
     from tinkex_actors.engine.models import catalog, fetch
@@ -41,7 +41,13 @@ def pull(name: str, say: Callable[[str], None]) -> None:
     known = [record.name for record in catalog.model_names(cache_dir=cache_dir)]
     if name not in known:
         raise ConfigError(f"model {name!r}: no such local model; there are {', '.join(sorted(known))}")
-    if name == fetch.SMOLLM2.model:
-        fetch.pull(fetch.SMOLLM2, cache_dir, say)
-    else:
+    if name != fetch.SMOLLM2.model:
         say(f"{name}: built in, nothing to fetch")
+        return
+    try:
+        fetch.pull(fetch.SMOLLM2, cache_dir, say)
+    except OSError as error:
+        raise ConfigError(
+            f"model {name}: the cache {cache_dir} cannot be written ({error.strerror or error}). Make it writable, "
+            "or set TINKEX_CACHE_DIR to another folder."
+        ) from error

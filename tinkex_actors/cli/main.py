@@ -110,3 +110,8 @@ def main() -> None:
     except TinkexError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"Error: {error.filename}: {error.strerror}", err=True)
+        sys.exit(1)

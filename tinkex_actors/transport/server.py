@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -78,9 +80,7 @@ async def serve(transport: Transport, *, host: str = "127.0.0.1", port: int = 0)
         await web.TCPSite(runner, host, port).start()
     except OSError as error:
         await runner.cleanup()
-        raise ConfigError(
-            f"Cannot listen on {host}:{port} ({error.strerror or error}). Choose another port, or 0 for a free one."
-        ) from error
+        raise ConfigError(f"Cannot listen on {host}:{port}: {_refusal(error)}") from error
     return Server(runner, host, int(runner.addresses[0][1]))
 
 
@@ -105,6 +105,17 @@ async def _exchange(transport: Transport, request: web.Request) -> web.Response:
     except ConfigError as error:
         # A status that nobody repeats: what is wrong here will not mend itself.
         return _answer(encode_error(400, str(error)))
+
+
+def _refusal(error: OSError) -> str:
+    """What is wrong and what to do about it; asyncio wraps the system's own words into a long sentence."""
+    if error.errno == errno.EADDRINUSE:
+        return "the port is taken. Choose another port, or 0 for a free one."
+    if error.errno == errno.EACCES:
+        return "this user may not listen on that port. Choose one above 1023, or 0 for a free one."
+    if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+        return "no such address on this machine. Choose another host: 127.0.0.1, or 0.0.0.0 for all addresses."
+    return f"{error.strerror or error}. Choose another host or port."
 
 
 def _answer(response: Response) -> web.Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -94,12 +95,18 @@ class EngineCell:
         """Return the numeric core, loading it first if need be. Compute thread only: this is where JAX is imported.
 
         Raises:
-            ConfigError: no such model, or its weights are not on this machine.
+            ConfigError: no such model, its weights are not on this machine, or the cache cannot be used.
         """
         if self._core is None:
             from tinkex_actors.engine.service.compute import Core
 
-            self._core = Core.load(self.name, self.cache_dir)
+            try:
+                self._core = Core.load(self.name, self.cache_dir)
+            except OSError as error:
+                raise ConfigError(
+                    f"model {self.name}: the cache {self.cache_dir} cannot be used ({error}). Make it writable, or set "
+                    "TINKEX_CACHE_DIR to another folder."
+                ) from error
         return self._core
 
     async def tokenizer(self) -> Tokenizer:
@@ -126,10 +133,15 @@ class EngineCell:
         """Refuse an engine that could never compute.
 
         Raises:
-            ConfigError: the catalogue has no such model.
+            ConfigError: the catalogue has no such model, or packages that compute are not installed.
             ModelNotInstalledError: its weights are not on this machine.
         """
         record = await self.catalogue_record()
+        if missing := await self.on_disk(_missing_packages):
+            raise ConfigError(
+                f"local://{self.name} needs {' and '.join(missing)}, which the plain package does not bring. "
+                "Run: pip install 'tinkex-actors[local]'"
+            )
         if not record.installed:
             raise ModelNotInstalledError(f"The weights of {self.name} are not on this machine; {record.where}")
 
@@ -320,6 +332,11 @@ def _catalogue(cache_dir: Path) -> list[ModelRecord]:
     from tinkex_actors.engine.models.catalog import model_names
 
     return model_names(cache_dir=cache_dir)
+
+
+def _missing_packages() -> list[str]:
+    """Those of the extra ``local`` without which nothing can be computed. Looks for them and imports none."""
+    return [name for name in ("jax", "safetensors") if importlib.util.find_spec(name) is None]
 
 
 def size_of(result: Any) -> int:

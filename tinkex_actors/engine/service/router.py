@@ -87,7 +87,10 @@ async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> 
         raise
     except Exception as error:
         _log.error("engine.request_failed", route=route.name, exc_info=error)
-        return encode_error(500, f"{route.name}: {type(error).__name__}: {error}. This is a defect of the engine.")
+        response = encode_error(500, f"{route.name}: {type(error).__name__}: {error}. This is a defect of the engine.")
+        # It will not mend itself, while clients repeat a 500 for minutes (protocol 1.5).
+        response.headers["x-should-retry"] = "false"
+        return response
     return answer if isinstance(answer, Response) else encode_response(route, answer)
 
 

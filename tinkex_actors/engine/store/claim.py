@@ -52,10 +52,19 @@ class StoreClaim:
         alone: whether no other engine held the store when this one came: what is half written then belongs to nobody.
 
     Raises:
-        ConfigError: another living process writes to the store; the message has its process id.
+        ConfigError: another living process writes to the store (the message has its process id), or nobody can.
     """
 
     def __init__(self, folder: Path) -> None:
+        try:
+            self._take(folder)
+        except OSError as error:
+            raise ConfigError(
+                f"The engine store {folder} cannot be written ({error.strerror or error}). Make it writable, "
+                "or set TINKEX_ENGINE_STORE to another folder."
+            ) from error
+
+    def _take(self, folder: Path) -> None:
         self._owners = folder / "owners"
         self._owners.mkdir(parents=True, exist_ok=True)
         process = f"{socket.gethostname()}-{os.getpid()}"
