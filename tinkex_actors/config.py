@@ -79,7 +79,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """
         env = os.environ if environ is None else environ
         tags = tuple(dict.fromkeys(tag for tag in env.get("TINKER_TAGS", "").split(",") if tag))
-        url = (base_url or env.get("TINKER_BASE_URL") or DEFAULT_BASE_URL).rstrip("/")
+        url = base_url or env.get("TINKER_BASE_URL") or DEFAULT_BASE_URL
+        if not url.endswith("://"):  # a scheme alone is for the transport to refuse, by its name
+            url = url.rstrip("/")
         return cls(
             base_url=url,
             proxy=_proxy(url, env),
@@ -105,8 +107,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """Refuse a remote server without a usable key, before anything is sent.
 
         Raises:
-            CredentialsError: no key, or one that starts neither with ``tml-`` nor ``eyJ`` (protocol 0.3).
+            CredentialsError: no key, or one that starts neither with ``tml-`` nor ``eyJ`` (protocol 0.3); for any
+                server, one with characters that no header can carry.
         """
+        if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key):
+            raise CredentialsError(
+                f"The API key for {self.base_url} holds a space, a line break or another character that no key has. "
+                "If it was read from a file, strip it; check TINKER_API_KEY."
+            )
         if not self.needs_key:
             return
         if not self.api_key:

@@ -1,0 +1,33 @@
+"""Settings that no server could use are refused where they are given."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinkex_actors import Config, ConfigError, CredentialsError, ServiceClient
+
+
+@pytest.mark.parametrize("key", ["tml-abc\n", " tml-abc", "tml-a\u2009bc"])
+@pytest.mark.parametrize("url", ["https://tinker.example/api", "http://127.0.0.1:1"])
+def test_a_key_that_no_header_can_carry_is_refused_without_showing_it(url: str, key: str) -> None:
+    with pytest.raises(CredentialsError, match=r"line break.*strip it") as caught:
+        ServiceClient(base_url=url, api_key=key)
+
+    assert "abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("https://tinker.example/api/", "https://tinker.example/api"),
+        ("local://tiny/", "local://tiny"),
+        ("local://", "local://"),
+    ],
+)
+def test_a_url_loses_its_trailing_slash_and_never_its_scheme(given: str, kept: str) -> None:
+    assert Config.from_environment(base_url=given, environ={}).base_url == kept
+
+
+async def test_a_local_url_without_a_model_is_told_what_is_missing() -> None:
+    with pytest.raises(ConfigError, match="'local://' names no model"):
+        await ServiceClient(base_url="local://").get_server_capabilities()
