@@ -5,6 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
+DOCS_STAMP := $(VENV)/.docs-installed
 
 export PYTHONASYNCIODEBUG ?= 0
 
@@ -49,9 +50,15 @@ bench: setup ## measure, as ratios against baselines in the same run
 soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q tests/runtime tests/actors
 
-docs: ## build the documentation into site/
-	@$(MAKE) --no-print-directory setup
-	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[docs]' 2>/dev/null || uv pip install --quiet --python $(PY) -e '.[docs]'
+$(DOCS_STAMP): $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python $(PY) -e '.[docs]'; \
+	else \
+	  $(PY) -m pip install -qq --disable-pip-version-check -e '.[docs]'; \
+	fi
+	@touch $@
+
+docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
 generate: setup ## regenerate the protobuf module from its .proto
