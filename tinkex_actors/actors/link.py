@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from tinkex_actors.transport import Transport
     from tinkex_actors.wire.client import PollAnswer
     from tinkex_actors.wire.dialect import Dialect
-    from tinkex_actors.wire.exchange import Response
+    from tinkex_actors.wire.exchange import Request, Response
     from tinkex_actors.wire.routes import Route
 
 __all__ = ["PATIENT", "Link"]
@@ -28,6 +29,8 @@ __all__ = ["PATIENT", "Link"]
 # Protocol 1.5: 300 seconds, from the first attempt.
 PATIENT = RetryPolicy()
 
+# What a route without a limit of its own has (protocol 1.1); `Config.timeout` stands in for it.
+_ORDINARY_TIMEOUT = 60.0
 _UNSUPPORTED_MEDIA_TYPE = 415
 _log = Logger("tinkex_actors.http")
 
@@ -62,7 +65,6 @@ class Link:
         path: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
         policy: RetryPolicy = PATIENT,
-        timeout: float | None = None,
         idempotency_key: str | None = None,
     ) -> Any:
         """Send a message and return the decoded answer, retrying as ``policy`` says.
@@ -79,7 +81,7 @@ class Link:
         attempt = 0
         while True:
             try:
-                response = await self._send(route, message, path or {}, query or {}, timeout, attempt, key)
+                response = await self._send(route, message, path or {}, query or {}, attempt, key)
                 return decode_response(route, response)
             except APIStatusError as error:
                 if error.status_code == _UNSUPPORTED_MEDIA_TYPE and self.dialect.protobuf:
@@ -115,7 +117,7 @@ class Link:
         request.headers = self._headers | request.headers
         request.timeout = self.config.poll_timeout
         request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
-        return decode_poll(route, await self.transport.send(request), self.dialect)
+        return decode_poll(route, await self._carry(request), self.dialect)
 
     async def pause(self, seconds: float) -> None:
         """Wait on the system's clock."""
@@ -137,7 +139,6 @@ class Link:
         message: Any,
         path: Mapping[str, str],
         query: Mapping[str, object],
-        timeout: float | None,
         attempt: int,
         key: str,
     ) -> Response:
@@ -147,7 +148,19 @@ class Link:
         request = encode_request(
             route, message, self.dialect, path=path, query=query, headers=headers, compress=self.compress
         )
-        if timeout is not None:
-            request.timeout = timeout
+        if route.timeout == _ORDINARY_TIMEOUT:
+            request.timeout = self.config.timeout
         request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
-        return await self.transport.send(request)
+        return await self._carry(request)
+
+    async def _carry(self, request: Request) -> Response:
+        try:
+            return await self.transport.send(request)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody asked this task to stop: taken for a cancellation, it would end in silence and its caller wait on.
+            raise APIConnectionError(
+                f"{request.method} {request.path}: the transport gave the exchange up, as a closing one does."
+            ) from error

@@ -183,9 +183,8 @@ class SequencerDesk(Desk):
     def _broken(self, op_id: int, number: int) -> SequenceBrokenError:
         operation = self._calls[op_id].future.operation
         return SequenceBrokenError(
-            f"{operation} on {self.model_id}: training request {number} before it was lost, so it was not sent. "
-            f"Create a "
-            "client from the last checkpoint (create_training_client_from_state_with_optimizer) and go on there.",
+            f"{operation} on {self.model_id}: training request {number} before it was lost, so it was not sent. Create "
+            "a client from the last checkpoint (create_training_client_from_state_with_optimizer) and go on there.",
             model_id=self.model_id,
             first_failed_seq_id=number,
         )
@@ -225,6 +224,8 @@ class SequencerDesk(Desk):
         for request_id in call.future.ids["request_ids"]:
             self._poller.drop(request_id)
         self._note(turns.cancelled(self.turns, op_id))
+        if op_id not in self.turns.calls:
+            self._calls.pop(op_id, None)
         return True
 
     def _describe(self, op_id: int) -> str:

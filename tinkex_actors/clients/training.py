@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -200,6 +201,7 @@ class TrainingClient:
 
             future.waits_for(lambda: saved.record().state)
             answer = await saved
+            future.waits_for("the tokenizer")
             if answer.sampling_session_id is None:
                 raise RemoteWireError(
                     f"save_weights_and_get_sampling_client on {self.model_id}: the server made no sampling session."
@@ -259,13 +261,16 @@ class TrainingClient:
         core = self._core.use()
         route = ROUTES["unload_model"]
         earlier = self._desk.pending()
+        key = f"{self.model_id}:unload:{uuid.uuid4()}"
 
         async def run(future: ApiFuture[Any]) -> UnloadModelResponse:
             # The request has no number of its own (protocol appendix B), so its place in the call order is kept here.
             for call in earlier:
                 future.waits_for(lambda call=call: f"waiting for {call.operation} to end")  # type: ignore[misc]
                 await call.wait()
-            promise = await core.link.exchange(route, UnloadModelRequest(model_id=self.model_id))
+            future.waits_for("the server's answer")
+            message = UnloadModelRequest(model_id=self.model_id)
+            promise = await core.link.exchange(route, message, idempotency_key=key)
             answer: UnloadModelResponse = await core.result_of(promise, route, future)
             return answer
 
