@@ -58,9 +58,9 @@ def test_the_plot_is_a_png(script: ModuleType, tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_written_does_not_end_the_demo(script: ModuleType, tmp_path: Path) -> None:
     history = [script.Progress(1, 1, 4.0, 0, 1.0)]
 
-    said = draw(script, history, tmp_path)
+    said = draw(script, history, tmp_path / "missing" / "loss.png")
 
-    assert said.startswith(f"The loss curve could not be written to {tmp_path} (")
+    assert said.startswith(f"The loss curve could not be written to {tmp_path / 'missing' / 'loss.png'} (")
 
 
 def test_the_unseen_questions_are_not_in_the_data(script: ModuleType) -> None:
