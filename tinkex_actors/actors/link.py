@@ -127,9 +127,9 @@ class Link:
         """Refuse what this server's dialect has no words for."""
         if not able:
             raise UnsupportedByServerError(
-                f"{self.config.base_url} ({self.dialect.name} dialect) has no {feature}. {remedy}",
+                f"{self.config.shown_url} ({self.dialect.name} dialect) has no {feature}. {remedy}",
                 feature=feature,
-                server=self.config.base_url,
+                server=self.config.shown_url,
                 remedy=remedy,
             )
 

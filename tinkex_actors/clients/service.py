@@ -301,7 +301,7 @@ class ServiceClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._closing is not None else "not started" if self._core is None else "open"
-        return f"<ServiceClient {self.config.base_url} {state}>"
+        return f"<ServiceClient {self.config.shown_url} {state}>"
 
 
 async def _close(core: Backbone, status: FinishStatus, detail: str | None, closing: ApiFuture[None]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from tinkex_actors.config import without_credentials
 from tinkex_actors.errors import APIConnectionError, APITimeoutError, ClosedError
 from tinkex_actors.wire.exchange import Response
 
@@ -40,6 +41,11 @@ class HttpTransport:
         self._base_url = base_url.rstrip("/")
         self._connect_timeout = config.connect_timeout
         self._proxy = config.proxy
+        self._shown_url = without_credentials(self._base_url)
+        # Then aiohttp's errors may name them too, and must not be seen as the cause of ours.
+        self._private = self._shown_url != self._base_url or without_credentials(self._proxy or "") != (
+            self._proxy or ""
+        )
         self._sessions: dict[str, aiohttp.ClientSession] = {}
         self._closed = False
 
@@ -54,7 +60,7 @@ class HttpTransport:
         import aiohttp
 
         session = self._session(request.pool)
-        where = f"{request.method} {self._base_url}{request.path}"
+        where = f"{request.method} {self._shown_url}{request.path}"
         try:
             async with (
                 asyncio.timeout(request.timeout),
@@ -68,11 +74,25 @@ class HttpTransport:
                 body = await answer.read()
                 headers = {name.lower(): value for name, value in answer.headers.items()}
                 return Response(status=answer.status, headers=headers, body=body)
+        except aiohttp.ConnectionTimeoutError as error:
+            raise APITimeoutError(
+                f"{where}: no connection within {self._connect_timeout:g} s. Check the base URL and that the server is "
+                "up."
+            ) from (None if self._private else error)
         except TimeoutError as error:
             raise APITimeoutError(f"{where}: no answer within {request.timeout:g} s.") from error
-        except (aiohttp.ClientError, ConnectionError, OSError) as error:
+        except (aiohttp.ClientError, OSError) as error:
+            words = without_credentials(f"{type(error).__name__}: {error}").rstrip(".")
+            raise APIConnectionError(f"{where}: {words}. Check the base URL and that the server is up.") from (
+                None if self._private else error
+            )
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            # A connector that is closed cancels those who wait for one of its connections.
             raise APIConnectionError(
-                f"{where}: {type(error).__name__}: {error}. Check the base URL and that the server is up."
+                f"{where}: the transport was closed while this waited for a connection."
             ) from error
 
     async def close(self) -> None:
@@ -84,7 +104,7 @@ class HttpTransport:
 
     def _session(self, pool: str) -> aiohttp.ClientSession:
         if self._closed:
-            raise ClosedError(f"The transport to {self._base_url} is closed. Make a new ServiceClient.")
+            raise ClosedError(f"The transport to {self._shown_url} is closed. Make a new ServiceClient.")
         session = self._sessions.get(pool)
         if session is None:
             session = self._sessions[pool] = self._open(_POOL_LIMITS.get(pool, _POOL_LIMITS["train"]))
