@@ -68,9 +68,7 @@ class Backbone:
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
         self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller, draw=self.system.rng.random)
-        self.telemetry = TelemetryDesk(
-            enabled=config.telemetry, now=self.loop.time, secret=config.api_key if config.needs_key else None
-        )
+        self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, secret=config.api_key)
         self._apply(self.session.flags)
         self.tree = ServiceTree(
             session=self.session,
