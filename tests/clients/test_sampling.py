@@ -151,3 +151,22 @@ async def test_a_server_that_loses_thousands_of_samples_at_once_is_asked_for_all
         answers = await asyncio.gather(*waiting)
 
     assert len(answers) == 1900
+
+
+class Narrow(ModelServer):
+    """A server reached over a transport that has room for three samples."""
+
+    sample_slots = 3
+
+
+@virtual_time()
+async def test_no_more_samples_are_in_flight_than_the_transport_has_room_for() -> None:
+    server = Narrow(random.Random(0), Faults(latency=0.0, compute=0.0))
+    async with ServiceClient(base_url="http://127.0.0.1:1", transport=server) as service:
+        sampler = await service.create_sampling_client(base_model="m")
+        server.faults = Faults(latency=0.0, compute=5.0)
+        waiting = [sampler.sample(PROMPT) for _ in range(7)]
+        await settle()
+        assert server.polls_open == 3
+        assert "waiting for room: 4 waiting" in str(service.explain())
+        await asyncio.gather(*waiting)

@@ -125,3 +125,12 @@ async def test_a_password_in_a_url_is_never_shown() -> None:
         assert "hidden" not in "".join(traceback.format_exception(error))
     assert "407" in str(errors[0])
     assert "http://***@127.0.0.1:1/api/v1/healthz" in str(errors[1])
+
+
+async def test_samples_leave_training_its_polls_and_the_process_its_files() -> None:
+    resource = pytest.importorskip("resource")
+    transport = HttpTransport("http://127.0.0.1:1", config=Config())
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    assert 1 <= transport.sample_slots <= 1000
+    assert files == resource.RLIM_INFINITY or transport.sample_slots <= max(1, files // 4)

@@ -19,7 +19,7 @@ from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopE
 from tinkex_actors.machines.admission import AdmissionLimits
 from tinkex_actors.runtime import ActorSystem, Shutdown
 from tinkex_actors.runtime.log import Logger
-from tinkex_actors.transport import open_transport
+from tinkex_actors.transport import SampleSlots, open_transport
 
 if TYPE_CHECKING:
     from tinkex_actors.actors.explanation import Explanation
@@ -185,8 +185,11 @@ class Backbone:
         self.link.compress = flags.proto_compress_fwdbwd
         self.training_gate = ByteGate(flags.fwdbwd_dispatch_bytes_semaphore_size)
         self.poller.gate = ByteGate(flags.inflight_response_bytes_semaphore_size)
+        in_flight = flags.sample_max_concurrent_requests
+        if isinstance(self.transport, SampleSlots):
+            in_flight = min(in_flight, self.transport.sample_slots)
         self.dispatcher.admission.limits = AdmissionLimits(
-            in_flight=flags.sample_max_concurrent_requests, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
+            in_flight=in_flight, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
         )
 
     async def _boot(self) -> None:

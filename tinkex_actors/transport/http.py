@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 __all__ = ["HttpTransport"]
 
 # Connections per purpose. HTTP/1.1 spends one connection on every long poll, so polls have their own connector, and
-# training has one that nothing else can fill (architecture 5: 32 slots kept for training).
+# training has one that nothing else can fill. The polls of training and of samples share one, which has room for all
+# samples that `sample_slots` lets in and 32 more.
 _POOL_LIMITS = {
     "session": 8,
     "train": 32,
     "sample": 400,
-    "retrieve_promise": 1000,
     "telemetry": 4,
 }
+_SAMPLE_POLLS = 1000
+_TRAINING_POLLS = 32
 _READ_CHUNK_BYTES = 1 << 16
 
 
@@ -95,6 +97,19 @@ class HttpTransport:
                 f"{where}: the transport was closed while this waited for a connection."
             ) from error
 
+    @property
+    def sample_slots(self) -> int:
+        """How many samples may be in flight: each holds a connection while it is polled.
+
+        At most 1000, and a quarter of the files that this process may open.
+        """
+        try:
+            import resource
+        except ImportError:  # Windows knows no such limit
+            return _SAMPLE_POLLS
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return _SAMPLE_POLLS if files == resource.RLIM_INFINITY else max(1, min(_SAMPLE_POLLS, files // 4))
+
     async def close(self) -> None:
         """Close every connection; exchanges under way end with :class:`APIConnectionError`. Idempotent."""
         self._closed = True
@@ -107,7 +122,9 @@ class HttpTransport:
             raise ClosedError(f"The transport to {self._shown_url} is closed. Make a new ServiceClient.")
         session = self._sessions.get(pool)
         if session is None:
-            session = self._sessions[pool] = self._open(_POOL_LIMITS.get(pool, _POOL_LIMITS["train"]))
+            polls = pool == "retrieve_promise"
+            limit = self.sample_slots + _TRAINING_POLLS if polls else _POOL_LIMITS.get(pool, _POOL_LIMITS["train"])
+            session = self._sessions[pool] = self._open(limit)
         return session
 
     def _open(self, limit: int) -> aiohttp.ClientSession:
