@@ -14,7 +14,7 @@ from tinkex_actors.wire import dialect as dialects
 from tinkex_actors.wire.client import base_headers, decode_poll, decode_response, encode_request, poll_request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tinkex_actors.config import Config
     from tinkex_actors.runtime import ActorSystem
@@ -66,10 +66,12 @@ class Link:
         query: Mapping[str, object] | None = None,
         policy: RetryPolicy = PATIENT,
         idempotency_key: str | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> Any:
         """Send a message and return the decoded answer, retrying as ``policy`` says.
 
-        The idempotency key stays the same over all attempts (protocol 1.2).
+        The idempotency key stays the same over all attempts (protocol 1.2). ``on_retry`` hears, in words, why another
+        attempt is needed.
 
         Raises:
             APIStatusError: the server's last word, when the policy gives up.
@@ -99,7 +101,12 @@ class Link:
             if delay is None:
                 raise problem
             attempt += 1
-            _log.info("request.retry", route=route.name, attempt=attempt, delay=round(delay, 3), error=str(problem))
+            words = f"attempt {attempt + 1} in {delay:.1f} s, because of {problem}"
+            if on_retry is not None:
+                on_retry(words)
+            # A wait must not be silent, nor fill the log: attempts 1, 2, 4, 8 ... are worth a warning.
+            log = _log.warning if attempt & (attempt - 1) == 0 else _log.info
+            log("request.retry", route=route.name, attempt=attempt, delay=round(delay, 3), error=str(problem))
             await self.pause(delay)
 
     async def poll(

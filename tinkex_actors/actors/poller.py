@@ -68,7 +68,7 @@ class Promise:
     def describe(self, now: float) -> str:
         """What it waits for, in words."""
         machine = self.machine
-        words = f"running on the server, polled {machine.polls} times"
+        words = "running on the server, polled " + ("once" if machine.polls == 1 else f"{machine.polls} times")
         if machine.queue_state != "active":
             since = "" if machine.queue_since is None else f" for {now - machine.queue_since:.0f} s"
             reason = f": {machine.queue_reason}" if machine.queue_reason else ""

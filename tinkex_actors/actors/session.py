@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.config import SDK_VERSION
@@ -117,6 +117,11 @@ class SessionDesk(Desk):
         self.flags = flags
         self._on_flags(flags)
 
+    def delayed(self, words: str) -> None:
+        """The start takes longer than it should; ``explain()`` says why."""
+        if self._ready is not None:
+            self._ready.waits_for(f"starting a session: {words}")
+
     def started(self, session_id: str) -> None:
         """The session exists."""
         self.session_id = session_id
@@ -194,6 +199,7 @@ class Session(Actor):
                 ),
                 policy=_START,
                 idempotency_key=self._desk.key,
+                on_retry=self._desk.delayed,
             )
         except TinkexError as error:
             self._desk.failed(error)
@@ -214,14 +220,15 @@ class Session(Actor):
     async def _discover(self) -> None:
         """Find the dialect: a server with a config route speaks the hosted one; one without is spoken to in JSON."""
         request = ClientConfigRequest(sdk_version=SDK_VERSION)
+        hurried: dict[str, Any] = {"policy": _START, "on_retry": self._desk.delayed}
         try:
-            self._desk.flagged(await self._link.exchange(ROUTES["client_config"], request, policy=_START))
+            self._desk.flagged(await self._link.exchange(ROUTES["client_config"], request, **hurried))
         except NotFoundError:
             self._link.dialect = dialects.JSON
             return
         self._link.dialect = dialects.HOSTED
         try:
-            self._desk.dynamic = await self._link.exchange(ROUTES["dynamic_config"], request, policy=_START)
+            self._desk.dynamic = await self._link.exchange(ROUTES["dynamic_config"], request, **hurried)
         except NotFoundError:
             _log.debug("session.no_dynamic_config")
 

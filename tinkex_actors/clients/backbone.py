@@ -82,6 +82,7 @@ class Backbone:
         self._closed: str | None = None
         self._closing = False
         self.booted = self.loop.create_task(self._boot(), name="tinkex service start")
+        self._guard = self.loop.create_task(self._leave_with_the_loop(), name="tinkex service guard")
 
     def use(self) -> Backbone:
         """Refuse a call from elsewhere, or after the end.
@@ -179,6 +180,17 @@ class Backbone:
             await finish(self.session, self.link, status, detail)
         finally:
             await self._tear_down()
+            self._guard.cancel()
+
+    async def _leave_with_the_loop(self) -> None:
+        # A program that never closes its service ends all the same, without noise: `asyncio.run` cancels what is left.
+        try:
+            await self.loop.create_future()
+        finally:
+            if not self._closing:
+                self._closing = True
+                self._closed = "This ServiceClient ended with its event loop."
+                await self._tear_down()
 
     def _apply(self, flags: ClientConfigResponse) -> None:
         # The flags come before the first training or sampling request, so nothing is inside the gates they replace.

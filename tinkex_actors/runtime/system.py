@@ -402,6 +402,10 @@ class ActorSystem:
         if self.events.active:
             self.events.publish(Rejected(path=cell.path, at=self.now(), message=handler.name, error=error))
 
+    def loop_is_ending(self) -> bool:
+        """Whether every task of the loop is being cancelled: ``asyncio.run`` does so with what was left open."""
+        return all(task.cancelling() for task in asyncio.all_tasks(self.loop))
+
     def crashed(self, cell: Cell, error: BaseException, where: str) -> None:
         """A crash: one log line, one event."""
         self.report(

@@ -71,6 +71,8 @@ class HttpTransport:
                     self._base_url + request.path,
                     data=request.body or None,
                     headers=request.headers,
+                    # The key must not follow a redirect to somebody else.
+                    allow_redirects=False,
                 ) as answer,
             ):
                 body = await answer.read()

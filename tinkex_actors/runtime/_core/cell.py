@@ -438,7 +438,7 @@ class Cell:
             answer: BaseException = ActorCrashedError(
                 f"{self.path} left the event loop in {handler.name}: {error!r}.", actor=self.path
             )
-        elif self.state == RUNNING:
+        elif self.state == RUNNING and not self.system.loop_is_ending():
             self.crash(error, handler.name)
             answer = ActorCrashedError(
                 f"{handler.name} of {self.path} was cancelled by nobody who was asked to: an awaited task was "
