@@ -7,8 +7,6 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-export PYTHONASYNCIODEBUG ?= 0
-
 .PHONY: help setup demo test test-fast check fmt bench soak docs generate clean
 
 help: ## list these commands
