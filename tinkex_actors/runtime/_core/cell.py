@@ -4,27 +4,29 @@ States: IDLE has nothing to do and is in no queue; READY waits for its turn; RUN
 STARTING, HALTING and SUSPENDED belong to the lifecycle and let messages queue; DEAD turns them into dead letters.
 Only IDLE is falsy, so ``put`` needs one test to know whether to schedule.
 
-Two ways to run. A class with ``def`` handlers only is drained by the scheduler's pump, with no task anywhere. A class
-with an ``async def`` handler gets one task per burst of messages, created at the idle-to-busy edge and ended when the
-mailbox is empty: the task is the actor's own, so ``current_task().cancel()``, ``asyncio.timeout``, TaskGroups and
-context variables mean what they mean in plain asyncio and can never reach another actor.
+Two ways to run, from one run queue. A class with ``def`` handlers only is drained by the scheduler's pump, with no task
+anywhere. A class with an ``async def`` handler is stepped by the pump under a task (see ``tasks``), which continues by
+itself once a handler suspends: ``current_task().cancel()``, ``asyncio.timeout``, TaskGroups and context variables mean
+what they mean in plain asyncio and can never reach another actor. A call to an idle actor runs inside its caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-from asyncio import _enter_task, _leave_task  # the documented hooks of third-party task implementations
 from collections import deque
+from collections.abc import Coroutine
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
 from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply
+from tinkex_actors.runtime._core.tasks import HandlerTask, enter_task, leave_task
 from tinkex_actors.runtime.exits import Crashed, ExitReason
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.children import Children
     from tinkex_actors.runtime._core.messages import Handler
+    from tinkex_actors.runtime._core.scheduler import Scheduler
     from tinkex_actors.runtime.child_spec import ChildSpec
     from tinkex_actors.runtime.system import ActorSystem
 
@@ -33,7 +35,8 @@ __all__ = ["Cell", "DeadBox", "Rare", "Reject", "current"]
 IDLE, READY, RUNNING, STARTING, HALTING, SUSPENDED, DEAD = range(7)
 STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead")
 
-CLOCK_EVERY = 32  # messages of one burst between two looks at the clock
+INLINE_DEPTH = 32  # calls that may run inside one another; each takes a few frames of the interpreter's stack
+SUSPENDED_CALL: Any = object()
 
 current: ContextVar[Cell | None] = ContextVar("tinkex_actors.current", default=None)
 
@@ -132,7 +135,7 @@ class Cell:
         self.box: Any = None
         self.actor: Any = None
         self.context: Context | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self.task: Any = None  # a HandlerTask, or the lifecycle's asyncio.Task
         self.handling: Handler[..., Any] | None = None
         self.waiting_on: Cell | None = None
         self.family: Children | None = None
@@ -204,7 +207,9 @@ class Cell:
             return
         room: asyncio.Future[None] = self.system.loop.create_future()
         self.more().senders.append((message, room))
-        me = self._begin_wait()
+        me = current.get()
+        if me is not None:
+            me = self._begin_wait(me)
         try:
             await room
         finally:
@@ -214,32 +219,49 @@ class Cell:
     async def ask(self, message: Message, timeout: float) -> Any:
         """Send a call and wait for its reply, at most ``timeout`` seconds.
 
-        A ``def`` handler of an idle actor runs here and now, under the actor's context and outside the caller's task:
-        the mailbox is empty, so the order of messages is the same as through the queue.
+        The handler of an idle actor runs here and now, under the actor's context and outside the caller's task: the
+        mailbox is empty, so the order of messages is the same as through the queue. If it suspends, it goes on in a
+        task of the actor's.
         """
-        me = self._begin_wait()
+        me = current.get()
+        if me is not None:
+            me = self._begin_wait(me)
         system = self.system
         try:
-            if self.state == IDLE and not message[0].is_async and system.scheduler.may_run_inline():
-                return self._run_inline(message)
-            reply = Reply(loop=system.loop)
-            reply.message = message
-            box = self.box
-            if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
-                self.more().senders.append((reply, reply))
-            else:
-                self.put(reply)
-            if not reply.done():
-                system.deadlines.add(reply, timeout, self)
-            return await reply
+            scheduler = system.scheduler
+            reply: Any = None
+            if not self.state and (scheduler.inline > 0 or scheduler.may_run_inline()):
+                scheduler.inline -= 1
+                if not message[0].is_async:
+                    return self._run_inline(message)
+                if scheduler.depth < INLINE_DEPTH:
+                    result = self._step_inline(message, scheduler)
+                    if result is not SUSPENDED_CALL:
+                        return result
+                    reply = self.task.reply
+            if reply is None:
+                reply = Reply(loop=system.loop)
+                reply.message = message
+                box = self.box
+                if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
+                    self.more().senders.append((reply, reply))
+                else:
+                    self.put(reply)
+            if reply.done():
+                return await reply
+            queue = system.deadlines.add(reply, timeout, self)
+            try:
+                return await reply
+            finally:  # what was answered is not kept alive by its deadline
+                while queue and queue[0][1].done():
+                    queue.popleft()
         finally:
             if me is not None:
                 me.waiting_on = None
 
-    def _begin_wait(self) -> Cell | None:
+    def _begin_wait(self, me: Cell) -> Cell | None:
         """Mark the calling actor as waiting for this one; only a call by a handler's own task blocks its actor."""
-        me = current.get()
-        if me is None or me.task is None or me.task is not asyncio.current_task():
+        if me.task is None or me.task is not asyncio.current_task():
             return None
         ring = [me.path]
         cell: Cell | None = self
@@ -301,11 +323,7 @@ class Cell:
     # --- running ---------------------------------------------------------------------------------------------------
     def _schedule(self) -> None:
         self.state = READY
-        if self.kind.tasked:
-            # Not loop.create_task: an eager task factory would run the handler inside the sender.
-            self.task = asyncio.Task(self._work(), loop=self.system.loop, name=self.name, context=self.context)
-        else:
-            self.system.scheduler.add(self)
+        self.system.scheduler.add(self)
 
     def settle(self) -> None:
         """After a burst: back to the queue or to sleep, unless the lifecycle has taken over."""
@@ -326,7 +344,7 @@ class Cell:
         self.handling = handler
         self.processed += 1
         if caller is not None:
-            _leave_task(loop, caller)
+            leave_task(loop, caller)
         try:
             return context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
         except BaseException as error:
@@ -336,7 +354,70 @@ class Cell:
             raise answer from answer.__cause__
         finally:
             if caller is not None:
-                _enter_task(loop, caller)
+                enter_task(loop, caller)
+            self.settle()
+
+    def _step_inline(self, message: Message, scheduler: Scheduler) -> Any:
+        """Run the first step of an ``async def`` handler inside the caller; its result, or ``SUSPENDED_CALL``."""
+        handler: Handler[..., Any] = message[0]
+        context = self.context
+        loop = self.system.loop
+        caller = asyncio.current_task(loop)
+        task = self.task = scheduler.tasks.take()
+        self.state = RUNNING
+        self.handling = handler
+        self.processed += 1
+        coroutine = handler.run(self.actor, message)
+        task.begin(self, coroutine, context)  # type: ignore[arg-type]
+        scheduler.depth += 1
+        if caller is not None:
+            leave_task(loop, caller)
+        enter_task(loop, task)
+        over = True
+        try:
+            awaited = context.run(coroutine.send, None)  # type: ignore[union-attr]
+            over = False
+            reply = task.reply = Reply(loop=loop)
+            reply.message = message
+            task.carry_on(awaited)
+            return SUSPENDED_CALL
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as error:
+            answer = self.failed(handler, error)
+            if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise
+            raise answer from answer.__cause__
+        finally:
+            leave_task(loop, task)
+            if caller is not None:
+                enter_task(loop, caller)
+            scheduler.depth -= 1
+            if over:
+                del coroutine
+                self.task = None
+                self.settle()
+                scheduler.tasks.give(task)
+
+    def answered(
+        self, task: HandlerTask, reply: Reply, value: Any, error: BaseException | None
+    ) -> BaseException | None:
+        """A call that began inside its caller and suspended is over; return an error that has to leave the loop."""
+        if isinstance(error, GeneratorExit):
+            return error
+        if error is None:
+            reply.answer(value)
+        else:
+            reply.fail(self.failed(reply.message[0], error))
+        self._over(task)
+        return error
+
+    def _over(self, task: HandlerTask) -> None:
+        """A task of this actor has come to its end."""
+        if self.rare is not None and self.rare.senders:
+            self.admit()
+        if self.task is task:
+            self.task = None
             self.settle()
 
     def drain(self, budget: int) -> int:
@@ -369,17 +450,21 @@ class Cell:
         self.settle()
         return count
 
-    async def _work(self) -> None:
-        """Run queued messages until there are none, a time slice is over, or the lifecycle takes over."""
-        task = self.task
-        if self.state != READY:
-            return
+    def begin_burst(self, task: HandlerTask, budget: int) -> Coroutine[Any, Any, int]:
+        """Return the coroutine that runs up to ``budget`` queued messages, ready for its first step under ``task``."""
         self.state = RUNNING
+        self.task = task
+        burst = self.work(task, budget)
+        task.begin(self, burst, self.context)  # type: ignore[arg-type]
+        return burst
+
+    async def work(self, task: HandlerTask, budget: int) -> int:
+        """Run queued messages until one suspends, ``budget`` is used up, or the lifecycle takes over."""
         box, actor, scheduler = self.box, self.actor, self.system.scheduler
-        end = 0.0
-        window = CLOCK_EVERY if scheduler.permutation is None else scheduler.burst(CLOCK_EVERY)
+        count = 0
         while box and self.state == RUNNING:
             item = box.popleft()
+            count += 1
             reply = None
             if type(item) is Reply:
                 reply = item
@@ -395,21 +480,11 @@ class Cell:
             else:
                 if reply is not None:
                     reply.answer(result)
-            if self.rare is not None and self.rare.senders:
-                self.admit()
-            if task.cancelling():  # type: ignore[union-attr]  # a cancel left behind must not hit the next message
+            # A cancel left behind must not hit the next message; after a suspension the rest has to queue again.
+            if count >= budget or scheduler.active is not task or task._requests:
                 break
-            window -= 1
-            if window == 0:
-                now = scheduler.clock()
-                if not end:  # the first look starts the slice: most bursts never get here
-                    end = now + scheduler.slice_seconds
-                if now >= end:
-                    break
-                window = CLOCK_EVERY
-        if self.task is task:
-            self.task = None
-            self.settle()
+        self._over(task)
+        return count
 
     # --- failing ---------------------------------------------------------------------------------------------------
     def _failed_in_burst(self, handler: Handler[..., Any], reply: Reply | None, error: BaseException) -> None:

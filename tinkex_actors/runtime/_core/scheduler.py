@@ -1,4 +1,4 @@
-"""The run queue: which actor with ``def`` handlers runs next, and for how long before I/O and timers get a turn."""
+"""The run queue: which ready actor runs next, and for how long before I/O and timers get a turn."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from tinkex_actors.runtime._core.cell import READY
+from tinkex_actors.runtime._core.tasks import HandlerTask, Tasks, enter_task, leave_task
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
@@ -32,14 +33,21 @@ class Scheduler:
     """
 
     __slots__ = (
+        "_allowance",
         "_asleep",
-        "_inline",
+        "_looked",
         "_loop",
         "_queue",
+        "_turn_end",
         "_window",
+        "active",
         "clock",
+        "depth",
+        "inline",
+        "inline_window",
         "permutation",
         "slice_seconds",
+        "tasks",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -47,7 +55,14 @@ class Scheduler:
         self._queue: deque[Cell] = deque()
         self._asleep = True
         self._window = 8
-        self._inline = INLINE_BUDGET
+        self.tasks = Tasks(loop)
+        self.active: HandlerTask | None = None
+        self.depth = 0
+        self.inline = 0
+        self.inline_window = 8
+        self._looked = 0.0
+        self._turn_end = 0.0
+        self._allowance = 0
         self.permutation: random.Random | None = getattr(loop, "permutation", None)
         virtual = getattr(loop, "virtual", False)
         self.clock: Callable[[], float] = loop.time if virtual else perf_counter
@@ -61,18 +76,34 @@ class Scheduler:
             self._loop.call_soon(self._pump)
 
     def may_run_inline(self) -> bool:
-        """Return whether a call may run in its caller; counted, so that a loop of calls cannot starve I/O."""
-        if self.permutation is not None and self.permutation.random() < 0.5:
+        """Return whether one more call may run in its caller, once ``inline``, the number let through, is used up.
+
+        Calls are let through in windows, like the pump's, until they have held the loop for a slice of time; then the
+        loop gets a turn.
+        """
+        if self.permutation is not None:
+            if self.permutation.random() < 0.5:
+                return False
+            self.inline = 0
+        now = self.clock()
+        if not self._turn_end:
+            self._loop.call_soon(self._turned)
+            self._turn_end = now + SLICE_SECONDS
+            self._allowance = INLINE_BUDGET
+        else:
+            self.inline_window = adapted(self.inline_window, now - self._looked)
+        self._looked = now
+        if now >= self._turn_end or self._allowance <= 0:
             return False
-        if self._inline <= 0:
-            return False
-        self._inline -= 1
-        if self._inline == 0:
-            self._loop.call_soon(self._refill)
+        window = 1 if self.permutation is not None else min(self.inline_window, self._allowance)
+        self._allowance -= window
+        self.inline = window
         return True
 
-    def _refill(self) -> None:
-        self._inline = INLINE_BUDGET
+    def _turned(self) -> None:
+        """The loop has had its turn."""
+        self._turn_end = 0.0
+        self.inline = 0
 
     def _next(self) -> Cell:
         queue = self._queue
@@ -83,6 +114,30 @@ class Scheduler:
     def burst(self, window: int) -> int:
         """Return how many messages an actor may handle before another gets its turn."""
         return window if self.permutation is None else self.permutation.choice((1, 1, 2, 4))
+
+    def _step(self, cell: Cell, budget: int) -> int:
+        """Begin a burst of an actor with ``async def`` handlers; return how many messages it took."""
+        loop = self._loop
+        task = self.tasks.take()
+        burst = cell.begin_burst(task, budget)
+        self.active = task
+        enter_task(loop, task)
+        try:
+            awaited = cell.context.run(burst.send, None)  # type: ignore[union-attr]
+        except StopIteration as stop:
+            used: int = stop.value
+        except BaseException:
+            task.close()
+            raise
+        else:
+            task.carry_on(awaited)
+            return 1
+        finally:
+            leave_task(loop, task)
+            self.active = None
+            del burst
+        self.tasks.give(task)
+        return used
 
     def _pump(self) -> None:
         queue, clock = self._queue, self.clock
@@ -96,15 +151,14 @@ class Scheduler:
                 cell = self._next()
                 if cell.state != READY:
                     continue
-                budget -= cell.context.run(cell.drain, budget)  # type: ignore[union-attr]
+                if cell.kind.tasked:
+                    budget -= self._step(cell, budget)
+                else:
+                    budget -= cell.context.run(cell.drain, budget)  # type: ignore[union-attr]
                 if budget > 0:
                     continue
                 now = clock()
-                elapsed = now - then
-                if elapsed < SHORT:
-                    window = min(window * 2, MAX_WINDOW)
-                elif elapsed > LONG:
-                    window = int(window * LONG / elapsed) or 1
+                window = adapted(window, now - then)
                 allowance -= window
                 if now >= end or allowance <= 0:
                     break
@@ -116,3 +170,12 @@ class Scheduler:
                 self._loop.call_soon(self._pump)
             else:
                 self._asleep = True
+
+
+def adapted(window: int, elapsed: float) -> int:
+    """Return the next window, in messages, after one that took ``elapsed`` seconds."""
+    if elapsed < SHORT:
+        return min(window * 2, MAX_WINDOW)
+    if elapsed > LONG:
+        return int(window * LONG / elapsed) or 1
+    return window
