@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
 from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply
-from tinkex_actors.runtime._core.tasks import HandlerTask, enter_task, leave_task
+from tinkex_actors.runtime._core.tasks import HandlerTask, current_task, enter_task, leave_task
 from tinkex_actors.runtime.exits import Crashed, ExitReason
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class Cell:
             return
         box.append(message)
         if not self.state:
-            self._schedule()
+            self.schedule()
 
     def post(self, message: Message) -> None:
         """Queue a message of the runtime's own (a timer, a ``Down``) past the mailbox's bound."""
@@ -182,7 +182,7 @@ class Cell:
             self.box = deque()
         self.box.append(message)
         if not self.state:
-            self._schedule()
+            self.schedule()
 
     def push(self, message: Message) -> None:
         """Queue a continuation: before everything but earlier continuations."""
@@ -197,7 +197,7 @@ class Cell:
             index += 1
         box.insert(index, Continuation(message))
         if not self.state:
-            self._schedule()
+            self.schedule()
 
     async def deliver(self, message: Message) -> None:
         """Queue a message, waiting while the mailbox is full. Raises ``ActorStoppedError`` if the actor stops first."""
@@ -240,7 +240,7 @@ class Cell:
                         return result
                     reply = self.task.reply
             if reply is None:
-                reply = Reply(loop=system.loop)
+                reply = Reply(loop=scheduler.loop)
                 reply.message = message
                 box = self.box
                 if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
@@ -261,7 +261,7 @@ class Cell:
 
     def _begin_wait(self, me: Cell) -> Cell | None:
         """Mark the calling actor as waiting for this one; only a call by a handler's own task blocks its actor."""
-        if me.task is None or me.task is not asyncio.current_task():
+        if me.task is None or me.task is not current_task(self.system.scheduler.loop):
             return None
         ring = [me.path]
         cell: Cell | None = self
@@ -321,9 +321,13 @@ class Cell:
                 room.set_result(None)
 
     # --- running ---------------------------------------------------------------------------------------------------
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """Join the run queue."""
         self.state = READY
-        self.system.scheduler.add(self)
+        scheduler = self.system.scheduler
+        scheduler.queue.append(self)
+        if scheduler.asleep:
+            scheduler.wake()
 
     def settle(self) -> None:
         """After a burst: back to the queue or to sleep, unless the lifecycle has taken over."""
@@ -331,22 +335,24 @@ class Cell:
             return
         self.handling = None
         if self.box:
-            self._schedule()
+            self.schedule()
         else:
             self.state = IDLE
 
     def _run_inline(self, message: Message) -> Any:
+        """Run a ``def`` handler inside the caller, as if no task were running."""
         handler: Handler[..., Any] = message[0]
-        context = self.context
-        loop = self.system.loop
-        caller = asyncio.current_task()
+        loop = self.system.scheduler.loop
+        caller = current_task(loop)
         self.state = RUNNING
         self.handling = handler
         self.processed += 1
         if caller is not None:
             leave_task(loop, caller)
         try:
-            return context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
+            if handler.one:
+                return self.context.run(handler.function, self.actor, message[1])  # type: ignore[union-attr]
+            return self.context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
         except BaseException as error:
             answer = self.failed(handler, error)
             if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
@@ -361,8 +367,8 @@ class Cell:
         """Run the first step of an ``async def`` handler inside the caller; its result, or ``SUSPENDED_CALL``."""
         handler: Handler[..., Any] = message[0]
         context = self.context
-        loop = self.system.loop
-        caller = asyncio.current_task(loop)
+        loop = self.system.scheduler.loop
+        caller = current_task(loop)
         task = self.task = scheduler.tasks.take()
         self.state = RUNNING
         self.handling = handler
@@ -422,32 +428,39 @@ class Cell:
 
     def drain(self, budget: int) -> int:
         """Run up to ``budget`` queued messages of a class without ``async def`` handlers; return how many ran."""
-        box = self.box
-        actor = self.actor
+        box, actor = self.box, self.actor
+        take = box.popleft
         self.state = RUNNING
+        handler = None
+        size = len(box)
         count = 0
-        while box and count < budget and self.state == RUNNING:
-            item = box.popleft()
-            count += 1
+        for count in range(1, (size if size < budget else budget) + 1):  # noqa: B007  # counts those that ran
+            item = take()
             reply = None
             if type(item) is Reply:
                 reply = item
                 item = reply.message
-            self.handling = handler = item[0]
+            if handler is not item[0]:
+                self.handling = handler = item[0]
+                function, one = handler.function, handler.one
             try:
-                if len(item) == 2 and not handler.keywords:  # a call with a star takes three times as long
-                    result = handler.function(actor, item[1])
-                else:
-                    result = handler.run(actor, item)
+                result = function(actor, item[1]) if one else handler.run(actor, item)
             except BaseException as error:
                 self._failed_in_burst(handler, reply, error)
             else:
-                if reply is not None:
-                    reply.answer(result)
+                if reply is not None and not reply.done():
+                    reply.set_result(result)
+            if self.state != RUNNING:
+                break
         self.processed += count
         if self.rare is not None and self.rare.senders:
             self.admit()
-        self.settle()
+        if self.state == RUNNING:  # settle, written out
+            self.handling = None
+            if box:
+                self.schedule()
+            else:
+                self.state = IDLE
         return count
 
     def begin_burst(self, task: HandlerTask, budget: int) -> Coroutine[Any, Any, int]:
@@ -461,27 +474,29 @@ class Cell:
     async def work(self, task: HandlerTask, budget: int) -> int:
         """Run queued messages until one suspends, ``budget`` is used up, or the lifecycle takes over."""
         box, actor, scheduler = self.box, self.actor, self.system.scheduler
-        count = 0
-        while box and self.state == RUNNING:
+        count, handler = 0, None
+        while box and count < budget:
             item = box.popleft()
             count += 1
             reply = None
             if type(item) is Reply:
                 reply = item
                 item = reply.message
-            self.handling = handler = item[0]
+            if handler is not item[0]:
+                self.handling = handler = item[0]
+                function, one, is_async = handler.function, handler.one, handler.is_async
             self.processed += 1
             try:
-                result = handler.run(actor, item)
-                if handler.is_async:
+                result = function(actor, item[1]) if one else handler.run(actor, item)
+                if is_async:
                     result = await result
             except BaseException as error:
                 self._failed_in_burst(handler, reply, error)
             else:
-                if reply is not None:
-                    reply.answer(result)
-            # A cancel left behind must not hit the next message; after a suspension the rest has to queue again.
-            if count >= budget or scheduler.active is not task or task._requests:
+                if reply is not None and not reply.done():
+                    reply.set_result(result)
+            # After a suspension the rest has to queue again; a cancel left behind must not hit the next message.
+            if scheduler.active is not task or task._requests or self.state != RUNNING:
                 break
         self._over(task)
         return count

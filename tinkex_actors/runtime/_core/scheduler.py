@@ -21,7 +21,7 @@ SLICE_SECONDS = 0.001  # the pump yields after this long: worst turn 3-6 ms meas
 MAX_WINDOW = 64  # messages between two looks at the clock, at most
 SHORT, LONG = 1e-4, 2.5e-4  # seconds a window should take
 MAX_TURN = 4096  # messages a turn may run when the clock stands still (virtual time)
-INLINE_BUDGET = 256  # calls that may run in the caller before the loop gets a turn
+MAX_INLINE = 256  # calls that may run in their callers in a turn, when the clock stands still
 
 
 class Scheduler:
@@ -34,26 +34,27 @@ class Scheduler:
 
     __slots__ = (
         "_allowance",
-        "_asleep",
         "_looked",
-        "_loop",
-        "_queue",
+        "_max_inline",
         "_turn_end",
         "_window",
         "active",
+        "asleep",
         "clock",
         "depth",
         "inline",
         "inline_window",
+        "loop",
         "permutation",
+        "queue",
         "slice_seconds",
         "tasks",
     )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._queue: deque[Cell] = deque()
-        self._asleep = True
+        self.loop = loop
+        self.queue: deque[Cell] = deque()
+        self.asleep = True
         self._window = 8
         self.tasks = Tasks(loop)
         self.active: HandlerTask | None = None
@@ -63,17 +64,16 @@ class Scheduler:
         self._looked = 0.0
         self._turn_end = 0.0
         self._allowance = 0
+        self._max_inline = MAX_INLINE if getattr(loop, "virtual", False) else MAX_TURN
         self.permutation: random.Random | None = getattr(loop, "permutation", None)
         virtual = getattr(loop, "virtual", False)
         self.clock: Callable[[], float] = loop.time if virtual else perf_counter
         self.slice_seconds = SLICE_SECONDS if self.permutation is None else -1.0
 
-    def add(self, cell: Cell) -> None:
-        """Queue an actor that just became ready."""
-        self._queue.append(cell)
-        if self._asleep:
-            self._asleep = False
-            self._loop.call_soon(self._pump)
+    def wake(self) -> None:
+        """Let the pump run: the queue has its first actor."""
+        self.asleep = False
+        self.loop.call_soon(self._pump)
 
     def may_run_inline(self) -> bool:
         """Return whether one more call may run in its caller, once ``inline``, the number let through, is used up.
@@ -87,9 +87,9 @@ class Scheduler:
             self.inline = 0
         now = self.clock()
         if not self._turn_end:
-            self._loop.call_soon(self._turned)
+            self.loop.call_soon(self._turned)
             self._turn_end = now + SLICE_SECONDS
-            self._allowance = INLINE_BUDGET
+            self._allowance = self._max_inline
         else:
             self.inline_window = adapted(self.inline_window, now - self._looked)
         self._looked = now
@@ -105,10 +105,10 @@ class Scheduler:
         self._turn_end = 0.0
         self.inline = 0
 
-    def _next(self) -> Cell:
-        queue = self._queue
-        if self.permutation is not None and len(queue) > 1:
-            queue.rotate(-self.permutation.randrange(len(queue)))
+    def _any(self) -> Cell:
+        queue = self.queue
+        if len(queue) > 1:
+            queue.rotate(-self.permutation.randrange(len(queue)))  # type: ignore[union-attr]
         return queue.popleft()
 
     def burst(self, window: int) -> int:
@@ -117,7 +117,7 @@ class Scheduler:
 
     def _step(self, cell: Cell, budget: int) -> int:
         """Begin a burst of an actor with ``async def`` handlers; return how many messages it took."""
-        loop = self._loop
+        loop = self.loop
         task = self.tasks.take()
         burst = cell.begin_burst(task, budget)
         self.active = task
@@ -140,7 +140,8 @@ class Scheduler:
         return used
 
     def _pump(self) -> None:
-        queue, clock = self._queue, self.clock
+        queue, clock = self.queue, self.clock
+        take = queue.popleft if self.permutation is None else self._any
         window = self._window
         budget = self.burst(window)
         allowance = MAX_TURN
@@ -148,7 +149,7 @@ class Scheduler:
         end = then + self.slice_seconds
         try:
             while queue:
-                cell = self._next()
+                cell = take()
                 if cell.state != READY:
                     continue
                 if cell.kind.tasked:
@@ -167,9 +168,9 @@ class Scheduler:
         finally:
             self._window = window
             if queue:
-                self._loop.call_soon(self._pump)
+                self.loop.call_soon(self._pump)
             else:
-                self._asleep = True
+                self.asleep = True
 
 
 def adapted(window: int, elapsed: float) -> int:

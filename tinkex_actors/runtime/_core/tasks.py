@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
     from tinkex_actors.runtime._core.messages import Reply
 
-__all__ = ["HandlerTask", "Tasks", "enter_task", "leave_task"]
+__all__ = ["HandlerTask", "Tasks", "current_task", "enter_task", "leave_task"]
 
 # The functions that asyncio documents for third-party tasks; its stubs know of its own task only.
 enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._enter_task
 leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio._leave_task
 register_task: Callable[[Any], None] = asyncio._register_task
 unregister_task: Callable[[Any], None] = asyncio._unregister_task
+# ``asyncio.current_task(loop)``, which Python 3.11 has in Python only: this is its last line.
+current_task: Callable[[asyncio.AbstractEventLoop], Any] = (
+    asyncio.current_task if sys.version_info >= (3, 12) else asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+)
 
 UNCANCEL_TAKES_BACK = sys.version_info >= (3, 13)  # from there on, a cancel taken back in time is not delivered
 MAX_SPARES = 64  # as many as calls nest, and some
