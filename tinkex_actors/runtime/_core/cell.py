@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tinkex_actors.runtime.child_spec import ChildSpec
     from tinkex_actors.runtime.system import ActorSystem
 
-__all__ = ["Cell", "DeadBox", "Rare", "Reject", "current"]
+__all__ = ["Cell", "Rare", "Reject", "current"]
 
 IDLE, READY, RUNNING, STARTING, HALTING, SUSPENDED, DEAD = range(7)
 STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead")
@@ -51,22 +51,6 @@ class Reject(Exception):  # the surface's own name: it is raised as an answer, n
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
-
-
-class DeadBox:
-    """The mailbox of an actor that has stopped or is stopping: whatever is put in is a dead letter."""
-
-    __slots__ = ("cell",)
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-
-    def __len__(self) -> int:
-        return 0
-
-    def append(self, item: Message | Reply) -> None:
-        """Refuse a message: a cast is recorded, a call fails at once."""
-        self.cell.system.refuse(self.cell, item)
 
 
 class Rare:
@@ -168,6 +152,9 @@ class Cell:
         """Queue a message; the overflow policy decides when the mailbox is full."""
         box = self.box
         if box is None:
+            if self.fate is not None:
+                self.system.refuse(self, message)
+                return
             box = self.box = deque()
         elif len(box) >= self.capacity:
             self._overflow(message)
@@ -179,7 +166,8 @@ class Cell:
     def post(self, message: Message) -> None:
         """Queue a message of the runtime's own (a timer, a ``Down``) past the mailbox's bound."""
         if self.box is None:
-            self.box = deque()
+            self.put(message)
+            return
         self.box.append(message)
         if not self.state:
             self.schedule()
@@ -188,9 +176,7 @@ class Cell:
         """Queue a continuation: before everything but earlier continuations."""
         box = self.box
         if box is None:
-            box = self.box = deque()
-        elif isinstance(box, DeadBox):
-            box.append(message)
+            self.put(Continuation(message))
             return
         index = 0
         while index < len(box) and type(box[index]) is Continuation:
@@ -425,6 +411,33 @@ class Cell:
         if self.task is task:
             self.task = None
             self.settle()
+
+    def drain_one(self) -> int:
+        """``drain`` for the one message of an actor that was idle, which is most often what there is to do."""
+        box = self.box
+        item = box.popleft()
+        if type(item) is Reply:
+            box.append(item)
+            return self.drain(1)
+        self.state = RUNNING
+        self.handling = handler = item[0]
+        self.processed += 1
+        try:
+            if handler.one:
+                handler.function(self.actor, item[1])
+            else:
+                handler.run(self.actor, item)
+        except BaseException as error:
+            self._failed_in_burst(handler, None, error)
+        if self.rare is not None and self.rare.senders:
+            self.admit()
+        if self.state == RUNNING:  # settle, written out
+            self.handling = None
+            if box:
+                self.schedule()
+            else:
+                self.state = IDLE
+        return 1
 
     def drain(self, budget: int) -> int:
         """Run up to ``budget`` queued messages of a class without ``async def`` handlers; return how many ran."""

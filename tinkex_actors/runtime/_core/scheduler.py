@@ -154,6 +154,8 @@ class Scheduler:
                     continue
                 if cell.kind.tasked:
                     budget -= self._step(cell, budget)
+                elif len(cell.box) == 1:
+                    budget -= cell.context.run(cell.drain_one)  # type: ignore[union-attr]
                 else:
                     budget -= cell.context.run(cell.drain, budget)  # type: ignore[union-attr]
                 if budget > 0:

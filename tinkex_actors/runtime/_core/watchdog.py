@@ -94,6 +94,7 @@ def _who(frame: FrameType | None) -> tuple[str, str, tuple[str, ...]]:
 
 RUNNERS = (
     Cell.drain.__code__,
+    Cell.drain_one.__code__,
     Cell.work.__code__,
     Cell._run_inline.__code__,
     Cell._step_inline.__code__,
