@@ -155,7 +155,7 @@ class Cell:
             if self.fate is not None:
                 self.system.refuse(self, message)
                 return
-            box = self.box = deque()
+            box = self.box = self.system.scheduler.mailbox(self)
         elif len(box) >= self.capacity:
             self._overflow(message)
             return
