@@ -9,7 +9,7 @@ from typing import Any
 
 from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, Mailbox, handler
 
-__all__ = ["AsyncSink", "Measure", "Ours", "RawCallSoon", "RawQueue", "Sink"]
+__all__ = ["AsyncLink", "AsyncSink", "Measure", "Ours", "RawCallSoon", "RawQueue", "Sink"]
 
 Measure = Callable[[int], Awaitable[None]]
 
@@ -166,8 +166,9 @@ class Ours:
         refs = [await self.system.spawn(AsyncSink) for _ in range(100)]
 
         async def asker(ref: ActorRef[AsyncSink]) -> None:
+            suspend = ref.call.suspend
             for number in range(count // 100):
-                await ref.call.suspend(number)
+                await suspend(number)
 
         await asyncio.gather(*(asker(ref) for ref in refs))
         for ref in refs:

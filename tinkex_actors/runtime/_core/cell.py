@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
 from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply
-from tinkex_actors.runtime._core.tasks import HandlerTask, current_task, enter_task, leave_task
+from tinkex_actors.runtime._core.tasks import current_task, enter_task, leave_task
 from tinkex_actors.runtime.exits import Crashed, ExitReason
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.children import Children
     from tinkex_actors.runtime._core.messages import Handler
-    from tinkex_actors.runtime._core.scheduler import Scheduler
+    from tinkex_actors.runtime._core.tasks import HandlerTask
     from tinkex_actors.runtime.child_spec import ChildSpec
     from tinkex_actors.runtime.system import ActorSystem
 
@@ -36,7 +36,7 @@ IDLE, READY, RUNNING, STARTING, HALTING, SUSPENDED, DEAD = range(7)
 STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead")
 
 INLINE_DEPTH = 32  # calls that may run inside one another; each takes a few frames of the interpreter's stack
-SUSPENDED_CALL: Any = object()
+SUSPENDED_CALL: Any = object()  # instead of the result of a call whose handler suspended
 
 current: ContextVar[Cell | None] = ContextVar("tinkex_actors.current", default=None)
 
@@ -221,10 +221,10 @@ class Cell:
                 if not message[0].is_async:
                     return self._run_inline(message)
                 if scheduler.depth < INLINE_DEPTH:
-                    result = self._step_inline(message, scheduler)
+                    result = scheduler.step_inline(self, message)
                     if result is not SUSPENDED_CALL:
                         return result
-                    reply = self.task.reply
+                    reply = self.task.item
             if reply is None:
                 reply = Reply(loop=scheduler.loop)
                 reply.message = message
@@ -349,62 +349,7 @@ class Cell:
                 enter_task(loop, caller)
             self.settle()
 
-    def _step_inline(self, message: Message, scheduler: Scheduler) -> Any:
-        """Run the first step of an ``async def`` handler inside the caller; its result, or ``SUSPENDED_CALL``."""
-        handler: Handler[..., Any] = message[0]
-        context = self.context
-        loop = self.system.scheduler.loop
-        caller = current_task(loop)
-        task = self.task = scheduler.tasks.take()
-        self.state = RUNNING
-        self.handling = handler
-        self.processed += 1
-        coroutine = handler.run(self.actor, message)
-        task.begin(self, coroutine, context)  # type: ignore[arg-type]
-        scheduler.depth += 1
-        if caller is not None:
-            leave_task(loop, caller)
-        enter_task(loop, task)
-        over = True
-        try:
-            awaited = context.run(coroutine.send, None)  # type: ignore[union-attr]
-            over = False
-            reply = task.reply = Reply(loop=loop)
-            reply.message = message
-            task.carry_on(awaited)
-            return SUSPENDED_CALL
-        except StopIteration as stop:
-            return stop.value
-        except BaseException as error:
-            answer = self.failed(handler, error)
-            if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
-                raise
-            raise answer from answer.__cause__
-        finally:
-            leave_task(loop, task)
-            if caller is not None:
-                enter_task(loop, caller)
-            scheduler.depth -= 1
-            if over:
-                del coroutine
-                self.task = None
-                self.settle()
-                scheduler.tasks.give(task)
-
-    def answered(
-        self, task: HandlerTask, reply: Reply, value: Any, error: BaseException | None
-    ) -> BaseException | None:
-        """A call that began inside its caller and suspended is over; return an error that has to leave the loop."""
-        if isinstance(error, GeneratorExit):
-            return error
-        if error is None:
-            reply.answer(value)
-        else:
-            reply.fail(self.failed(reply.message[0], error))
-        self._over(task)
-        return error
-
-    def _over(self, task: HandlerTask) -> None:
+    def over(self, task: HandlerTask) -> None:
         """A task of this actor has come to its end."""
         if self.rare is not None and self.rare.senders:
             self.admit()
@@ -428,7 +373,7 @@ class Cell:
             else:
                 handler.run(self.actor, item)
         except BaseException as error:
-            self._failed_in_burst(handler, None, error)
+            self.failed_in_burst(handler, None, error)
         if self.rare is not None and self.rare.senders:
             self.admit()
         if self.state == RUNNING:  # settle, written out
@@ -459,7 +404,7 @@ class Cell:
             try:
                 result = function(actor, item[1]) if one else handler.run(actor, item)
             except BaseException as error:
-                self._failed_in_burst(handler, reply, error)
+                self.failed_in_burst(handler, reply, error)
             else:
                 if reply is not None and not reply.done():
                     reply.set_result(result)
@@ -504,18 +449,18 @@ class Cell:
                 if is_async:
                     result = await result
             except BaseException as error:
-                self._failed_in_burst(handler, reply, error)
+                self.failed_in_burst(handler, reply, error)
             else:
                 if reply is not None and not reply.done():
                     reply.set_result(result)
             # After a suspension the rest has to queue again; a cancel left behind must not hit the next message.
             if scheduler.active is not task or task._requests or self.state != RUNNING:
                 break
-        self._over(task)
+        self.over(task)
         return count
 
     # --- failing ---------------------------------------------------------------------------------------------------
-    def _failed_in_burst(self, handler: Handler[..., Any], reply: Reply | None, error: BaseException) -> None:
+    def failed_in_burst(self, handler: Handler[..., Any], reply: Reply | None, error: BaseException) -> None:
         if isinstance(error, GeneratorExit):  # the loop is gone and the task is being collected
             raise error
         answer = self.failed(handler, error)

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tinkex_actors.runtime._core.cell import DEAD, IDLE, READY
-from tinkex_actors.runtime._core.tasks import HandlerTask, Tasks, enter_task, leave_task
+from tinkex_actors.runtime._core.cell import DEAD, IDLE, READY, RUNNING, SUSPENDED_CALL
+from tinkex_actors.runtime._core.messages import Reply
+from tinkex_actors.runtime._core.tasks import HandlerTask, Tasks, current_task, enter_task, leave_task
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
+    from tinkex_actors.runtime._core.messages import Handler, Message
 
 __all__ = ["Scheduler"]
 
@@ -142,6 +144,10 @@ class Scheduler:
 
     def _step(self, cell: Cell, budget: int) -> int:
         """Begin a burst of an actor with ``async def`` handlers; return how many messages it took."""
+        box = cell.box
+        if len(box) == 1 and (box[0].message if type(box[0]) is Reply else box[0])[0].is_async:
+            self._step_one(cell)
+            return 1
         loop = self.loop
         task = self.tasks.take()
         burst = cell.begin_burst(task, budget)
@@ -163,6 +169,81 @@ class Scheduler:
             del burst
         self.tasks.give(task)
         return used
+
+    def _step_one(self, cell: Cell) -> None:
+        """Run the one message of an actor that was idle, an ``async def`` one, without a burst around it."""
+        item = cell.box.popleft()
+        reply, message = (item, item.message) if type(item) is Reply else (None, item)
+        loop = self.loop
+        task = cell.task = self.tasks.take()
+        cell.state = RUNNING
+        cell.handling = handler = message[0]
+        cell.processed += 1
+        coroutine = handler.run(cell.actor, message)
+        task.begin(cell, coroutine, cell.context)  # type: ignore[arg-type]
+        enter_task(loop, task)
+        try:
+            awaited = cell.context.run(coroutine.send, None)  # type: ignore[union-attr]
+        except StopIteration as stop:
+            if reply is not None:
+                reply.answer(stop.value)
+        except BaseException as error:
+            cell.failed_in_burst(handler, reply, error)
+        else:
+            task.item = item
+            task.carry_on(awaited)
+            return
+        finally:
+            leave_task(loop, task)
+        del coroutine
+        cell.over(task)
+        self.tasks.give(task)
+
+    def step_inline(self, cell: Cell, message: Message) -> Any:
+        """Run the first step of an ``async def`` handler inside the caller.
+
+        Returns:
+            Its result, or ``SUSPENDED_CALL``: then the actor's task has the ``Reply`` to wait for.
+        """
+        handler: Handler[..., Any] = message[0]
+        context = cell.context
+        loop = self.loop
+        caller = current_task(loop)
+        task = cell.task = self.tasks.take()
+        cell.state = RUNNING
+        cell.handling = handler
+        cell.processed += 1
+        coroutine = handler.run(cell.actor, message)
+        task.begin(cell, coroutine, context)  # type: ignore[arg-type]
+        self.depth += 1
+        if caller is not None:
+            leave_task(loop, caller)
+        enter_task(loop, task)
+        over = True
+        try:
+            awaited = context.run(coroutine.send, None)  # type: ignore[union-attr]
+            over = False
+            reply = task.item = Reply(loop=loop)
+            reply.message = message
+            task.carry_on(awaited)
+            return SUSPENDED_CALL
+        except StopIteration as stop:
+            return stop.value
+        except BaseException as error:
+            answer = cell.failed(handler, error)
+            if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
+                raise
+            raise answer from answer.__cause__
+        finally:
+            leave_task(loop, task)
+            if caller is not None:
+                enter_task(loop, caller)
+            self.depth -= 1
+            if over:
+                del coroutine
+                cell.task = None
+                cell.settle()
+                self.tasks.give(task)
 
     def _pump(self) -> None:
         queue, clock = self.queue, self.clock

@@ -19,9 +19,10 @@ from contextvars import Context
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from tinkex_actors.runtime._core.messages import Reply
+
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
-    from tinkex_actors.runtime._core.messages import Reply
 
 __all__ = ["HandlerTask", "Tasks", "current_task", "enter_task", "leave_task"]
 
@@ -45,15 +46,15 @@ class HandlerTask(asyncio.Future):  # type: ignore[type-arg]
 
     Attributes:
         cell: the actor it runs for, or ran for last.
-        reply: where the result of a call goes that began inside its caller and suspended; None for a burst.
+        item: the one message, or the ``Reply`` with it, that it runs and whose end it tells its cell; None for a burst.
     """
 
-    __slots__ = ("_context", "_coro", "_fut_waiter", "_message", "_must_cancel", "_requests", "cell", "reply")
+    __slots__ = ("_context", "_coro", "_fut_waiter", "_message", "_must_cancel", "_requests", "cell", "item")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self.cell: Cell | None = None
-        self.reply: Reply | None = None
+        self.item: Any = None
         self._coro: Coroutine[Any, Any, Any] | None = None
         self._context: Context | None = None
         self._requests = 0
@@ -201,20 +202,33 @@ class HandlerTask(asyncio.Future):  # type: ignore[type-arg]
             error = None
 
     def _end(self, value: Any, error: BaseException | None) -> None:
-        cell, reply = self.cell, self.reply
+        cell, item = self.cell, self.item
         assert cell is not None
-        self.reply = None
+        self.item = None
         if not self.done():
             if self._must_cancel or (self._requests and isinstance(error, asyncio.CancelledError)):
                 asyncio.Future.cancel(self, msg=self._message)
             else:
                 asyncio.Future.set_result(self, None)
         unregister_task(self)
-        if reply is not None:
-            error = cell.answered(self, reply, value, error)
+        if item is not None:
+            self._answer(cell, item, value, error)
         self._coro = None
         if error is not None and not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
+
+    def _answer(self, cell: Cell, item: Any, value: Any, error: BaseException | None) -> None:
+        """The one message this task ran, and in which it suspended, is over."""
+        if isinstance(error, GeneratorExit):  # the loop is gone
+            return
+        reply = item if type(item) is Reply else None
+        if error is not None:
+            answer = cell.failed(item[0] if reply is None else reply.message[0], error)
+            if reply is not None:
+                reply.fail(answer)
+        elif reply is not None:
+            reply.answer(value)
+        cell.over(self)
 
 
 class Tasks:
