@@ -7,6 +7,7 @@ the same. Each hazard of running handlers without a task of their own has its te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import gc
 import weakref
@@ -294,6 +295,28 @@ def test_a_captured_task_is_never_reused(path: Any, suspend: bool, seed: int | N
     run_virtual(main(), seed=seed)
 
 
+@seeds(20)
+async def test_a_task_captured_by_a_message_that_suspended_is_not_the_next_messages() -> None:
+    captured: list[asyncio.Task[Any]] = []
+
+    async def capture() -> None:
+        captured.append(asyncio.current_task())  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+
+    async def cancel_the_captured() -> str:
+        assert not captured[0].cancel()
+        await asyncio.sleep(1.0)
+        return "lives"
+
+    async with ActorSystem() as system:
+        ref = await system.spawn(Host)
+        for _ in range(3):
+            captured.clear()
+            ref.cast.run(capture)
+            assert await ref.call.run(cancel_the_captured) == "lives"
+        assert ref.statistics().incarnation == 0
+
+
 @virtual_time()
 async def test_a_task_held_by_nobody_is_reused() -> None:
     async def who() -> int:
@@ -413,6 +436,51 @@ async def test_stop_and_kill_end_a_handler_that_began_inside_its_caller() -> Non
                 assert isinstance(await ref.stopped, Killed)
             with pytest.raises(ActorStoppedError):
                 await calling
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_handler_given_up_on_cannot_crash_the_next_incarnation(path: Any) -> None:
+    async def ignores_its_cancellation() -> None:
+        end = asyncio.get_running_loop().time() + 50.0
+        while (now := asyncio.get_running_loop().time()) < end:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(end - now)
+        raise ValueError("too late")
+
+    async def main() -> None:
+        async with ActorSystem() as system:
+            ref = await system.spawn(Host)
+            calling = asyncio.ensure_future(path(ref, ignores_its_cancellation))
+            await settle()
+            ref.kill()
+            await asyncio.sleep(10.0)
+            assert ref.statistics().incarnation == 1
+            assert await ref.call.note(1) == 1
+            with pytest.raises(ActorStoppedError, match="was stopped while it ran"):
+                await calling
+            assert await ref.call.note(2) == 2
+            assert ref.statistics().incarnation == 1
+
+    run_virtual(main())
+
+
+def test_the_end_of_the_loop_cancels_a_suspended_handler() -> None:
+    ended: list[str] = []
+
+    async def long() -> None:
+        try:
+            await asyncio.sleep(1000.0)
+        finally:
+            ended.append("cancelled")
+
+    async def main() -> None:
+        system = await ActorSystem().start()
+        ref = await system.spawn(Host, restart="temporary")
+        ref.cast.run(long)
+        await settle()
+
+    run_virtual(main())
+    assert ended == ["cancelled"]
 
 
 @virtual_time()

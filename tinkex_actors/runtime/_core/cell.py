@@ -449,6 +449,9 @@ class Cell:
                 if is_async:
                     result = await result
             except BaseException as error:
+                if self.task is not task:
+                    self.outlived(reply, error)
+                    return count
                 self.failed_in_burst(handler, reply, error)
             else:
                 if reply is not None and not reply.done():
@@ -466,6 +469,13 @@ class Cell:
         answer = self.failed(handler, error)
         if reply is not None:
             reply.fail(answer)
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise error
+
+    def outlived(self, reply: Reply | None, error: BaseException) -> None:
+        """A handler given up on has ended after all, with an error: it is not the present incarnation's."""
+        if reply is not None:
+            reply.fail(ActorStoppedError(f"{self.path} was stopped while it ran this message.", actor=self.path))
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
 

@@ -222,7 +222,9 @@ class HandlerTask(asyncio.Future):  # type: ignore[type-arg]
         if isinstance(error, GeneratorExit):  # the loop is gone
             return
         reply = item if type(item) is Reply else None
-        if error is not None:
+        if error is not None and cell.task is not self:
+            cell.outlived(reply, error)
+        elif error is not None:
             answer = cell.failed(item[0] if reply is None else reply.message[0], error)
             if reply is not None:
                 reply.fail(answer)
