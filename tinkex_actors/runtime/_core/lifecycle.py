@@ -18,7 +18,6 @@ from tinkex_actors.runtime._core.cell import (
     STARTING,
     SUSPENDED,
     Cell,
-    DeadBox,
     current,
 )
 from tinkex_actors.runtime._core.messages import Reply
@@ -250,9 +249,9 @@ def trivially_stopped(cell: Cell) -> bool:
 
 def close_mailbox(cell: Cell, reason: ExitReason) -> None:
     """Turn queued and later casts into dead letters; fail queued calls and waiting senders."""
-    box, cell.box = cell.box, DeadBox(cell)
-    cell.fate = reason
-    if box and not isinstance(box, DeadBox):
+    box, cell.box = cell.box, None
+    cell.fate = reason  # from here on ``put`` refuses
+    if box:
         for item in box:
             cell.system.refuse(cell, item)
     rare = cell.rare

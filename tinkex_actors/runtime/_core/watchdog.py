@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from tinkex_actors.runtime._core.cell import Cell
 from tinkex_actors.runtime._core.messages import Handler
+from tinkex_actors.runtime._core.scheduler import Scheduler
+from tinkex_actors.runtime._core.tasks import HandlerTask
 from tinkex_actors.runtime.events import HandlerBlocked
 
 if TYPE_CHECKING:
@@ -81,11 +83,23 @@ def _who(frame: FrameType | None) -> tuple[str, str, tuple[str, ...]]:
         code = frame.f_code
         stack.append(f"{code.co_filename}:{frame.f_lineno} {code.co_name}")
         if not path and code in RUNNERS:
-            cell, handler = frame.f_locals.get("self"), frame.f_locals.get("handler")
+            runner, handler = frame.f_locals.get("self"), frame.f_locals.get("handler")
+            cell = frame.f_locals.get("cell") if isinstance(runner, Scheduler) else runner
+            if isinstance(runner, HandlerTask):
+                cell = runner.cell
+                handler = cell.handling if cell is not None else None
             if isinstance(cell, Cell) and isinstance(handler, Handler):
                 path, message = cell.path, handler.name
         frame = frame.f_back
     return path, message, tuple(reversed(stack[:STACK_LINES]))
 
 
-RUNNERS = (Cell.drain.__code__, Cell._work.__code__, Cell._run_inline.__code__)
+RUNNERS = (
+    Cell.drain.__code__,
+    Cell.drain_one.__code__,
+    Cell.work.__code__,
+    Cell._run_inline.__code__,
+    Scheduler._step_one.__code__,
+    Scheduler.step_inline.__code__,
+    HandlerTask._step.__code__,
+)
