@@ -8,16 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.plugins.numerics import adapter, cache_dir, next_token_example, tiny
 from tinkex_actors.engine.checkpoints import (
-    escape_name,
     load_checkpoint,
     read_checkpoint_info,
     save_checkpoint,
-    unescape_name,
 )
 from tinkex_actors.engine.core import AdamHyper, Adapter, BaseModel, LoraSpec, forward_backward, new_adapter, optim_step
 from tinkex_actors.errors import ConfigError, InputError
@@ -127,17 +123,3 @@ def test_an_adapter_of_another_shape_is_damage(tmp_path: Path) -> None:
     assert header.spec.rank == 8
     with pytest.raises(ConfigError, match=r"lora\.q\.a is float32 .*, expected"):
         load_checkpoint(tmp_path, tiny())
-
-
-@given(st.text(st.characters(codec="utf-8"), min_size=1, max_size=40))
-@settings(max_examples=200, deadline=None)
-def test_names_become_safe_file_names_and_come_back(name: str) -> None:
-    escaped = escape_name(name)
-    assert unescape_name(escaped) == name
-    assert not set(escaped) & set(':/\\*?"<>|\0')
-    assert not escaped.startswith(".")
-
-
-def test_an_empty_name_is_refused() -> None:
-    with pytest.raises(InputError, match="is empty"):
-        escape_name("")

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +27,9 @@ from tinkex_actors.errors import ConfigError, InputError
 
 __all__ = [
     "CheckpointInfo",
-    "escape_name",
     "load_checkpoint",
     "read_checkpoint_info",
     "save_checkpoint",
-    "unescape_name",
 ]
 
 _FILE = "adapter.safetensors"
@@ -60,23 +57,6 @@ class CheckpointInfo:
     steps: int
     meta: dict[str, Any]
     size_bytes: int
-
-
-def escape_name(name: str) -> str:
-    """Return a file name for any id or user-given name: no separators, no colon, never hidden, one to one.
-
-    Raises:
-        InputError: the name is empty.
-    """
-    if not name:
-        raise InputError("a checkpoint or model name is empty; give it at least one character")
-    quoted = quote(name, safe="")
-    return f"%2E{quoted[1:]}" if quoted.startswith(".") else quoted
-
-
-def unescape_name(file_name: str) -> str:
-    """Return the name that ``escape_name`` made a file name of."""
-    return unquote(file_name)
 
 
 def save_checkpoint(
