@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from tinkex_actors.runtime._core.restarts import Backoff
 from tinkex_actors.runtime.actor import Actor, Reject, handler
-from tinkex_actors.runtime.child_spec import ChildSpec, Mailbox
+from tinkex_actors.runtime.child_spec import ChildSpec, Mailbox, RestartPolicy
 from tinkex_actors.runtime.events import (
     ActorCrashed,
     ActorRestarted,
@@ -34,6 +34,7 @@ from tinkex_actors.runtime.events import (
     Event,
     EventHub,
     HandlerBlocked,
+    Poisoned,
     Rejected,
     SupervisorGaveUp,
 )
@@ -45,6 +46,7 @@ from tinkex_actors.runtime.exits import (
     Killed,
     NoActor,
     Normal,
+    Restarted,
     Shutdown,
     StopReport,
 )
@@ -85,9 +87,12 @@ __all__ = [
     "NoActor",
     "Normal",
     "PartitionSupervisor",
+    "Poisoned",
     "Registry",
     "Reject",
     "Rejected",
+    "RestartPolicy",
+    "Restarted",
     "Shutdown",
     "StopReport",
     "Supervisor",

@@ -19,7 +19,7 @@ import msgspec
 from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError, StopTimeoutError
 from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell, current
 from tinkex_actors.runtime._core.children import Children
-from tinkex_actors.runtime._core.lifecycle import stopped_error
+from tinkex_actors.runtime._core.mailboxes import stopped_error
 from tinkex_actors.runtime._core.messages import Handler, Message, Reply, kind_of
 from tinkex_actors.runtime._core.restarts import Policy
 from tinkex_actors.runtime._core.scheduler import Scheduler

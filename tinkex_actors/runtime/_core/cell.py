@@ -19,7 +19,8 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
-from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply
+from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply, Retried
+from tinkex_actors.runtime.events import Poisoned
 from tinkex_actors.runtime.exits import Crashed, ExitReason
 
 if TYPE_CHECKING:
@@ -66,10 +67,23 @@ class DeadBox:
         self.cell.system.refuse(self.cell, item)
 
 
+def try_again(cell: Cell, message: Message, reply: Reply | None) -> None:
+    """Put a message that crashed its actor before everything the next incarnation will handle."""
+    item: Message | Reply = message
+    if reply is not None:
+        reply.message = message
+        item = reply
+    box: Any = cell.box
+    if isinstance(box, DeadBox):  # the actor fails fast, and its own messages are kept aside
+        box = box.kept  # type: ignore[attr-defined]
+    box.appendleft(item)
+
+
 class Rare:
     """What few actors have; made when first needed, so that an idle actor stays small."""
 
     __slots__ = (
+        "carried",
         "ended",
         "keys",
         "last_crash",
@@ -84,7 +98,7 @@ class Rare:
 
     def __init__(self) -> None:
         self.senders: deque[tuple[Message | Reply, asyncio.Future[None] | Reply]] = deque()
-        self.monitors: dict[Cell, None] = {}
+        self.monitors: dict[Cell, bool] = {}  # the value: whether the watcher wants to hear of restarts too
         self.watching: dict[Cell, None] = {}
         self.links: dict[Cell, None] = {}
         self.tasks: dict[asyncio.Task[Any], None] = {}
@@ -92,6 +106,7 @@ class Rare:
         self.keys: dict[Any, None] = {}
         self.ended: list[asyncio.Future[ExitReason]] = []
         self.log: Any = None
+        self.carried: tuple[Any, ...] = ()
         self.last_crash = ""
 
 
@@ -236,6 +251,24 @@ class Cell:
             if me is not None:
                 me.waiting_on = None
 
+    async def ask_queued(self, message: Message, timeout: float) -> Any:
+        """As ``ask``, but never inside the caller: for handlers that may be tried again."""
+        me = self._begin_wait()
+        try:
+            reply = Reply(loop=self.system.loop)
+            reply.message = message
+            box = self.box
+            if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
+                self.more().senders.append((reply, reply))
+            else:
+                self.put(reply)
+            if not reply.done():
+                self.system.deadlines.add(reply, timeout, self)
+            return await reply
+        finally:
+            if me is not None:
+                me.waiting_on = None
+
     def _begin_wait(self) -> Cell | None:
         """Mark the calling actor as waiting for this one; only a call by a handler's own task blocks its actor."""
         me = current.get()
@@ -331,6 +364,7 @@ class Cell:
             return context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
         except BaseException as error:
             answer = self.failed(handler, error)
+            self._poisoned(handler, error)
             if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
             raise answer from answer.__cause__
@@ -359,7 +393,7 @@ class Cell:
                 else:
                     result = handler.run(actor, item)
             except BaseException as error:
-                self._failed_in_burst(handler, reply, error)
+                self._failed_in_burst(item, reply, error)
             else:
                 if reply is not None:
                     reply.answer(result)
@@ -391,7 +425,7 @@ class Cell:
                 if handler.is_async:
                     result = await result
             except BaseException as error:
-                self._failed_in_burst(handler, reply, error)
+                self._failed_in_burst(item, reply, error)
             else:
                 if reply is not None:
                     reply.answer(result)
@@ -412,14 +446,31 @@ class Cell:
             self.settle()
 
     # --- failing ---------------------------------------------------------------------------------------------------
-    def _failed_in_burst(self, handler: Handler[..., Any], reply: Reply | None, error: BaseException) -> None:
+    def _failed_in_burst(self, message: Message, reply: Reply | None, error: BaseException) -> None:
         if isinstance(error, GeneratorExit):  # the loop is gone and the task is being collected
             raise error
+        handler: Handler[..., Any] = message[0]
         answer = self.failed(handler, error)
+        if handler.retry_once and type(message) is not Retried and self._comes_back_from(error):
+            try_again(self, Retried(message), reply)
+            return
+        self._poisoned(handler, error)
         if reply is not None:
             reply.fail(answer)
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
+
+    def _comes_back_from(self, error: BaseException) -> bool:
+        """Return whether this error has just ended the incarnation, and another is to follow."""
+        ended_by_it = isinstance(self.ending, Crashed) and self.ending.error is error and self.fate is None
+        family = self.parent.family if self.parent is not None else None
+        return ended_by_it and self.spec.restart != "temporary" and family is not None and not family.closing
+
+    def _poisoned(self, handler: Handler[..., Any], error: BaseException) -> None:
+        """Publish that a message is lost because it crashed the actor."""
+        if self.system.events.active and isinstance(self.ending, Crashed) and self.ending.error is error:
+            event = Poisoned(path=self.path, at=self.system.now(), message=handler.name, error=error)
+            self.system.events.publish(event)
 
     def failed(self, handler: Handler[..., Any], error: BaseException) -> BaseException:
         """Decide what an exception of a handler means for the actor; return what its caller gets."""

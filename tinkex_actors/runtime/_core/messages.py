@@ -9,14 +9,16 @@ signatures, so a wrong argument is a ``TypeError`` where it is written, not a cr
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
+    from tinkex_actors.runtime.child_spec import RestartPolicy
 
-__all__ = ["Continuation", "Handler", "Kind", "Message", "Reply", "kind_of"]
+__all__ = ["Continuation", "Handler", "Kind", "Last", "Message", "Reply", "Retried", "Wrap", "kind_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -31,9 +33,12 @@ class Handler(Generic[P, R]):
     ``ref.send.name``, with the same parameters.
     """
 
-    def __init__(self, function: Callable[..., Any], raises: tuple[type[Exception], ...] = ()) -> None:
+    def __init__(
+        self, function: Callable[..., Any], raises: tuple[type[Exception], ...] = (), retry_once: bool = False
+    ) -> None:
         self.function = function
         self.raises = raises
+        self.retry_once = retry_once
         self.name = function.__name__
         self.is_async = inspect.iscoroutinefunction(function)
         kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
@@ -52,12 +57,31 @@ class Handler(Generic[P, R]):
             return self.function(actor, *message[1:-1], **message[-1])
         return self.function(actor, *message[1:])
 
+    def around(self, function: Callable[..., Any]) -> Handler[P, R]:
+        """Return the same message with ``function`` (``async def`` if this one is) run in the method's place."""
+        return Handler(functools.wraps(self.function)(function), self.raises, self.retry_once)
+
     def __repr__(self) -> str:
         return f"<handler {self.function.__qualname__}>"
 
 
+Wrap: TypeAlias = "Callable[[Handler[..., Any]], Handler[..., Any]]"
+
+
 class Continuation(tuple):  # type: ignore[type-arg]
     """A message that goes before everything queued, but after continuations queued earlier."""
+
+    __slots__ = ()
+
+
+class Retried(tuple):  # type: ignore[type-arg]
+    """A message whose handler has crashed the actor once; it goes first, and is not tried a third time."""
+
+    __slots__ = ()
+
+
+class Last(tuple):  # type: ignore[type-arg]
+    """The message that ends a drained actor."""
 
     __slots__ = ()
 
@@ -115,21 +139,23 @@ class TimedProxy(Proxy):
 class Kind:
     """What the runtime knows about an actor class; made at its first spawn, kept in the class."""
 
-    __slots__ = ("call", "cast", "cls", "handlers", "has_init", "has_on_stop", "hooks", "send", "tasked")
+    __slots__ = ("call", "cast", "cls", "handlers", "has_init", "has_on_stop", "hooks", "policy", "send", "tasked")
 
-    def __init__(self, cls: type[Any], base: type[Any]) -> None:
+    def __init__(self, cls: type[Any], base: type[Any], wraps: Sequence[Wrap] = ()) -> None:
         self.cls = cls
+        self.policy: RestartPolicy = cls.restart_policy
         self.handlers: dict[str, Handler[..., Any]] = {}
         for name in dir(cls):
             attribute = inspect.getattr_static(cls, name)
             if isinstance(attribute, Handler):
-                self.handlers[name] = attribute
+                self.handlers[name] = _wrapped(attribute, wraps)
         self.tasked = any(handler.is_async for handler in self.handlers.values())
         self.has_init = cls.init is not base.init
         self.has_on_stop = cls.on_stop is not base.on_stop
-        self.hooks = {name: _hook(cls, name) for name in ("on_down", "on_exit")}
+        hooks = ((name, _hook(cls, name)) for name in ("on_down", "on_exit", "on_restarted"))
+        self.hooks = {name: None if hook is None else _wrapped(hook, wraps) for name, hook in hooks}
         self.cast = _proxy(cls, Proxy, "cast", self.handlers, "{self}._cell.put({message})")
-        self.call = _proxy(cls, TimedProxy, "call", self.handlers, "{self}._cell.ask({message}, {self}._timeout)")
+        self.call = _proxy(cls, TimedProxy, "call", self.handlers, "{self}._cell.{ask}({message}, {self}._timeout)")
         self.send = _proxy(cls, Proxy, "send", self.handlers, "{self}._cell.deliver({message})")
         self.tasked = self.tasked or any(hook is not None and hook.is_async for hook in self.hooks.values())
 
@@ -143,9 +169,18 @@ def kind_of(cls: type[Any], base: type[Any]) -> Kind:
     """
     kind = cls.__dict__.get("_kind")
     if kind is None:
-        kind = Kind(cls, base)
+        from tinkex_actors.runtime._core.carrying import committing
+
+        carry = cls.restart_policy.carry
+        kind = Kind(cls, base) if carry is None else Kind(cls, base, (committing(carry),))
         cls._kind = kind
     return kind
+
+
+def _wrapped(handler: Handler[..., Any], wraps: Sequence[Wrap]) -> Handler[..., Any]:
+    for wrap in wraps:
+        handler = wrap(handler)
+    return handler
 
 
 def _hook(cls: type[Any], name: str) -> Handler[..., Any] | None:
@@ -194,7 +229,9 @@ def _method(name: str, handler: Handler[..., Any], body: str) -> Callable[..., A
         declared.insert(last_positional_only + 2, "/")
     if keywords:
         positional.append(f"{{{', '.join(keywords)}}}")
-    expression = body.format(self="_proxy", message=f"({', '.join(['_handler', *positional])},)")
+    # What may be tried again needs an envelope to be queued with: it never runs inside its caller.
+    ask = "ask_queued" if handler.retry_once else "ask"
+    expression = body.format(self="_proxy", ask=ask, message=f"({', '.join(['_handler', *positional])},)")
     # The source is built from identifiers that inspect took from a compiled function, never from text of a user's.
     exec(f"def {name}({', '.join(declared)}):\n    return {expression}", scope)
     method: Callable[..., Any] = scope[name]
