@@ -24,6 +24,7 @@ from __future__ import annotations
 from tinkex_actors.runtime._core.restarts import Backoff
 from tinkex_actors.runtime.actor import Actor, Reject, handler
 from tinkex_actors.runtime.child_spec import ChildSpec, Mailbox, RestartPolicy
+from tinkex_actors.runtime.debugging import StrayTask
 from tinkex_actors.runtime.events import (
     ActorCrashed,
     ActorRestarted,
@@ -50,6 +51,7 @@ from tinkex_actors.runtime.exits import (
     Shutdown,
     StopReport,
 )
+from tinkex_actors.runtime.introspection import ActorLoad, Explanation, Situation, Top
 from tinkex_actors.runtime.ref import ActorRef
 from tinkex_actors.runtime.registry import Registry
 from tinkex_actors.runtime.script import run
@@ -62,6 +64,7 @@ __all__ = [
     "Abandoned",
     "Actor",
     "ActorCrashed",
+    "ActorLoad",
     "ActorRef",
     "ActorRestarted",
     "ActorStarted",
@@ -80,6 +83,7 @@ __all__ = [
     "Event",
     "EventHub",
     "ExitReason",
+    "Explanation",
     "HandlerBlocked",
     "Killed",
     "LostMessage",
@@ -94,11 +98,14 @@ __all__ = [
     "RestartPolicy",
     "Restarted",
     "Shutdown",
+    "Situation",
     "StopReport",
+    "StrayTask",
     "Supervisor",
     "SupervisorGaveUp",
     "TaskSupervisor",
     "Timer",
+    "Top",
     "handler",
     "run",
 ]

@@ -25,7 +25,6 @@ from tinkex_actors.runtime._core.lifecycle import (
     wait_for,
 )
 from tinkex_actors.runtime._core.mailboxes import close_and_drain, close_mailbox, set_aside
-from tinkex_actors.runtime._core.messages import kind_of
 from tinkex_actors.runtime._core.restarts import Policy, RestartLog, affected, restarts
 from tinkex_actors.runtime.child_spec import ChildSpec
 from tinkex_actors.runtime.events import ActorRestarted, SupervisorGaveUp
@@ -88,7 +87,7 @@ class Children:
                 f"{owner.path} already has a child named {name!r}; choose another name.", actor=owner.path
             )
         system = owner.system
-        cell = system.ref_class(system, owner, name, spec, kind_of(spec.cls, system.actor_class))
+        cell = system.ref_class(system, owner, name, spec, system.kind_of(spec.cls))
         self.cells[name] = cell
         return cell
 

@@ -12,7 +12,16 @@ from tinkex_actors.runtime._core.cell import DEAD, IDLE, Cell, DeadBox
 from tinkex_actors.runtime._core.messages import Handler, Last, Message, Reply, Retried
 from tinkex_actors.runtime.exits import Crashed, ExitReason, NoActor, Normal, Shutdown
 
-__all__ = ["ClosingBox", "WaitingBox", "close_and_drain", "close_mailbox", "reopen", "set_aside", "stopped_error"]
+__all__ = [
+    "ClosingBox",
+    "WaitingBox",
+    "close_and_drain",
+    "close_mailbox",
+    "phrase_of",
+    "reopen",
+    "set_aside",
+    "stopped_error",
+]
 
 
 class WaitingBox(DeadBox):
@@ -126,11 +135,12 @@ def stopped_error(cell: Cell) -> Exception:
         error.__cause__ = why.__cause__
         return error
     return ActorStoppedError(
-        f"{cell.path} has stopped ({_phrase(cell.fate)}); the message was not delivered.", actor=cell.path
+        f"{cell.path} has stopped ({phrase_of(cell.fate)}); the message was not delivered.", actor=cell.path
     )
 
 
-def _phrase(reason: ExitReason | None) -> str:
+def phrase_of(reason: ExitReason | None) -> str:
+    """Return a few words on why an actor ended."""
     if reason is None:
         return "it is finishing what it had"
     if isinstance(reason, NoActor):
