@@ -295,6 +295,11 @@ class ActorSystem:
         return kind_of(cls, self.actor_class) if self._debugger is None else self._debugger.kind_of(cls)
 
     @property
+    def running(self) -> bool:
+        """True from its start until it has stopped."""
+        return self._root is not None and self._root.state != DEAD
+
+    @property
     def root(self) -> ActorRef[Any]:
         """The cell above all top-level actors."""
         if self._root is None:

@@ -9,6 +9,7 @@ signatures, so a wrong argument is a ``TypeError`` where it is written, not a cr
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -154,10 +155,21 @@ class Kind:
         self.has_on_stop = cls.on_stop is not base.on_stop
         hooks = ((name, _hook(cls, name)) for name in ("on_down", "on_exit", "on_restarted"))
         self.hooks = {name: None if hook is None else _wrapped(hook, wraps) for name, hook in hooks}
+        self._make_proxies()
+        self.tasked = self.tasked or any(hook is not None and hook.is_async for hook in self.hooks.values())
+
+    def wrapped(self, wrap: Wrap) -> Kind:
+        """Return another record of the same class whose handlers are ``wrap(handler)``."""
+        other = copy.copy(self)
+        other.handlers = {name: wrap(handler) for name, handler in self.handlers.items()}
+        other._make_proxies()
+        return other
+
+    def _make_proxies(self) -> None:
+        cls = self.cls
         self.cast = _proxy(cls, Proxy, "cast", self.handlers, "{self}._cell.put({message})")
         self.call = _proxy(cls, TimedProxy, "call", self.handlers, "{self}._cell.{ask}({message}, {self}._timeout)")
         self.send = _proxy(cls, Proxy, "send", self.handlers, "{self}._cell.deliver({message})")
-        self.tasked = self.tasked or any(hook is not None and hook.is_async for hook in self.hooks.values())
 
 
 def kind_of(cls: type[Any], base: type[Any]) -> Kind:
