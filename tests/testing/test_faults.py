@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from typing import Any
 
 import pytest
@@ -83,7 +85,7 @@ async def test_a_dropped_reply_leaves_the_handler_done_and_the_caller_in_doubt()
         assert await store.call.all() == (1,)
 
 
-@virtual_time()
+@virtual_time(seed=1)
 async def test_a_delayed_reply_is_late_or_too_late_whether_it_is_a_value_or_an_error() -> None:
     async with ActorSystem() as system:
         store = await system.spawn(Store, name="store")
@@ -133,24 +135,28 @@ def test_what_is_drawn_comes_from_the_seed() -> None:
     assert len({tuple(run) for run in runs}) > 5
 
 
-@virtual_time()
-async def test_without_a_seeded_loop_the_system_draws() -> None:
-    async with ActorSystem(seed=3) as system:
+async def test_on_a_real_loop_the_system_draws() -> None:
+    async with ActorSystem(seed=3, max_restarts=100) as system:
         store = await system.spawn(Store, name="store")
         faults = Faults(system)
-        faults.crash("/store", chance=0.5)
-        for item in range(3):
-            store.cast.put(item)
-            await settle()
-        drawn = [system_random < 0.5 for system_random in _randoms(3, 3)]
-        assert [fault.number for fault in faults.injected] == [n for n, hit in enumerate(drawn, 1) if hit]
+        faults.drop_reply("/store", chance=0.5)
+        for item in range(5):
+            with contextlib.suppress(CallTimeoutError):
+                await store.within(0.01).call.put(item)
+        rng = random.Random(3)
+        drawn = [number for number in range(1, 6) if rng.random() < 0.5]
+        assert [fault.number for fault in faults.injected] == drawn
 
 
-def _randoms(seed: int, count: int) -> list[float]:
-    import random
-
-    rng = random.Random(seed)
-    return [rng.random() for _ in range(count)]
+@virtual_time()
+async def test_in_virtual_time_without_a_seed_nothing_happens_by_chance() -> None:
+    async with ActorSystem() as system:
+        store = await system.spawn(Store, name="store")
+        faults = Faults(system)
+        faults.crash("/store", chance=1.0)
+        store.cast.put(1)
+        await settle()
+        assert faults.injected == []
 
 
 @pytest.mark.parametrize(

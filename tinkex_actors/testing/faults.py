@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 from fnmatch import fnmatchcase
@@ -14,6 +15,7 @@ from tinkex_actors.errors import ActorError, CallTimeoutError, ConfigError
 from tinkex_actors.runtime import ActorRef, ActorStarted, ActorSystem
 from tinkex_actors.runtime._core.messages import Handler, Kind, Message
 from tinkex_actors.testing.schedule import Schedule
+from tinkex_actors.testing.virtual_loop import VirtualLoop
 
 __all__ = ["Faults", "InjectedFault", "Injection"]
 
@@ -62,7 +64,8 @@ class Faults:
     Messages sent through a kept ``ref.cast.name`` from before the point was planted are not counted.
 
     Args:
-        system: a started system. Without a seeded loop, ``system.rng`` draws.
+        system: a started system. On a ``VirtualLoop`` without a seed nothing happens by chance; on a real loop
+            ``system.rng`` draws.
 
     Attributes:
         injected: the faults that happened, in order.
@@ -70,8 +73,9 @@ class Faults:
 
     def __init__(self, system: ActorSystem) -> None:
         self._system = system
-        schedule = getattr(system.loop, "permutation", None)
-        self._rng = schedule if schedule is not None else system.rng
+        self._rng: random.Random = system.rng
+        if isinstance(system.loop, VirtualLoop):
+            self._rng = system.loop.permutation or Schedule(0, only=())
         self._points: list[_Point] = []
         self._kinds: dict[Kind, Kind] = {}
         self.injected: list[Injection] = []
