@@ -207,3 +207,57 @@ async def test_an_actor_that_ends_while_it_drains_leaves_no_alarm_behind() -> No
         assert system.dead_letters.counts == {("/worker-1", "work"): 1}
     assert asyncio.get_running_loop().time() < 1000.0
     assert not any(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)  # type: ignore[attr-defined]
+
+
+@virtual_time()
+async def test_the_end_of_an_actor_is_told_in_words() -> None:
+    async with ActorSystem() as system:
+        for way, words in (("crash", "crashed: ZeroDivisionError: planted"), ("kill", "killed")):
+            ref = await system.spawn(Worker, restart="temporary")
+            ref.kill() if way == "kill" else ref.cast.crash()
+            await settle()
+            with pytest.raises(ActorStoppedError, match=words):
+                await ref.call.put(1)
+            assert await ref.stop() == ref.fate
+        ref = await system.spawn(Worker)
+        ref.cast.work(1)
+        await settle()
+        ref.request_stop(Shutdown(""), drain=True)
+        with pytest.raises(ActorStoppedError, match="finishing what it had"):
+            await ref.call.put(1)
+        await ref.stopped
+        with pytest.raises(ActorStoppedError, match=r"\(shutdown\)"):
+            await ref.call.put(1)
+
+
+class Manager(Supervisor):
+    """A supervisor with messages of its own, and no limit to its stop."""
+
+    @handler
+    async def work(self, journal: list[int], item: int) -> None:
+        await asyncio.sleep(100.0)
+        journal.append(item)
+
+
+@virtual_time()
+async def test_a_supervisor_drains_without_a_limit_and_a_second_request_changes_nothing() -> None:
+    journal: list[int] = []
+    async with ActorSystem() as system:
+        ref = await system.spawn(Manager, [ChildSpec(Recorder)])
+        for item in range(3):
+            ref.cast.work(journal, item)
+        await settle()
+        ref.request_stop(Shutdown("first"), drain=True)
+        assert await ref.stop(Shutdown("second"), drain=True) == Shutdown("first")
+        assert journal == [0, 1, 2]
+
+
+@virtual_time()
+async def test_a_stop_overrides_the_drain_of_a_supervisor() -> None:
+    async with ActorSystem() as system:
+        ref = await system.spawn(Manager, [], shutdown=None)
+        ref.cast.work([], 1)
+        await settle()
+        ref.request_stop(Shutdown("drain"), drain=True)
+        await ref.stop(Shutdown("now"))
+        assert ref.fate == Shutdown("now")

@@ -518,3 +518,30 @@ def test_a_supervisor_cannot_keep_its_children_and_a_policy_is_a_policy() -> Non
         ChildSpec(Keeping)
     with pytest.raises(ConfigError, match="must be a RestartPolicy"):
         ChildSpec(Wrong)
+
+
+class FastLinked(Fast):
+    """Fails fast, and is told of the ends of those it is linked to."""
+
+    @handler
+    def tie(self, other: ActorRef[Any]) -> None:
+        self.link(other)
+
+    def on_exit(self, down: Down) -> None:
+        self.journal.append(type(down.reason).__name__)
+
+
+@virtual_time()
+async def test_the_runtimes_own_messages_are_kept_while_it_fails_fast() -> None:
+    journal: list[Any] = []
+    async with ActorSystem() as system:
+        top = await system.spawn(Supervisor, [ChildSpec(FastLinked, (journal,), name="a")], **BACKING_OFF)
+        ref, other = top.child("a"), await system.spawn(Recorder)
+        await ref.call.tie(other)
+        ref.cast.crash_slowly()
+        await asyncio.sleep(1.0)
+        await settle()
+        assert ref.statistics().state == "backing off"
+        await other.stop(Killed("gone"))
+        await asyncio.sleep(10.0)
+        assert journal == ["Killed"]
