@@ -5,8 +5,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
-
-export PYTHONASYNCIODEBUG ?= 0
+DOCS_STAMP := $(VENV)/.docs-installed
 
 .PHONY: help setup demo test test-fast check fmt bench soak docs generate clean
 
@@ -50,9 +49,15 @@ soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=3600 tests/runtime
 	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors
 
-docs: ## build the documentation into site/
-	@$(MAKE) --no-print-directory setup
-	@$(PY) -m pip install -qq --disable-pip-version-check -e '.[docs]' 2>/dev/null || uv pip install --quiet --python $(PY) -e '.[docs]'
+$(DOCS_STAMP): $(STAMP)
+	@if command -v uv >/dev/null 2>&1; then \
+	  uv pip install --quiet --python $(PY) -e '.[docs]'; \
+	else \
+	  $(PY) -m pip install -qq --disable-pip-version-check -e '.[docs]'; \
+	fi
+	@touch $@
+
+docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
 generate: setup ## regenerate the protobuf module from its .proto

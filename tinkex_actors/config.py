@@ -3,7 +3,9 @@ environment."""
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +16,7 @@ from tinkex_actors.errors import ConfigError, CredentialsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config", "RetryConfig"]
+__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config", "RetryConfig", "without_credentials"]
 
 # Protocol 1.1.
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
@@ -22,6 +24,12 @@ DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
 SDK_VERSION = "0.38.0"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s'\"]*(?:@[^/?#@\s'\"]*)*@")
+
+
+def without_credentials(text: str) -> str:
+    """Return a text with ``***`` for the user and password of every URL in it (``https://user:password@host``)."""
+    return _URL_CREDENTIALS.sub("***@", text)
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +102,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def shown_url(self) -> str:
+        """The base URL as it may be printed: without a user and a password."""
+        return without_credentials(self.base_url)
+
+    @property
     def needs_key(self) -> bool:
         """Whether the server is remote: anything but a scheme of our own and a loopback address."""
         scheme, _, rest = self.base_url.partition("://")
@@ -112,26 +125,27 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         """
         if self.api_key and not (self.api_key.isascii() and self.api_key.isprintable() and " " not in self.api_key):
             raise CredentialsError(
-                f"The API key for {self.base_url} holds a space, a line break or another character that no key has. "
+                f"The API key for {self.shown_url} holds a space, a line break or another character that no key has. "
                 "If it was read from a file, strip it; check TINKER_API_KEY."
             )
         if not self.needs_key:
             return
         if not self.api_key:
             raise CredentialsError(
-                f"No API key for {self.base_url}. Set TINKER_API_KEY or pass api_key=... to ServiceClient; "
+                f"No API key for {self.shown_url}. Set TINKER_API_KEY or pass api_key=... to ServiceClient; "
                 'or use base_url="local://tiny", which needs no key.'
             )
         if not self.api_key.startswith(("tml-", "eyJ")):
             raise CredentialsError(
-                f"The API key for {self.base_url} has an unknown form: expected it to start with 'tml-' "
+                f"The API key for {self.shown_url} has an unknown form: expected it to start with 'tml-' "
                 f"(or 'eyJ' for a JWT), got {len(self.api_key)} characters that start otherwise. Check TINKER_API_KEY."
             )
 
     def __repr__(self) -> str:
         key = "None" if self.api_key is None else "'***'"
         return (
-            f"Config(base_url={self.base_url!r}, api_key={key}, project_id={self.project_id!r}, timeout={self.timeout})"
+            f"Config(base_url={self.shown_url!r}, api_key={key}, project_id={self.project_id!r}, "
+            f"timeout={self.timeout})"
         )
 
 
@@ -154,8 +168,8 @@ class RetryConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         for name in ("progress_timeout", "retry_delay_base", "retry_delay_max"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"RetryConfig.{name}: expected seconds above 0, got {getattr(self, name)!r}.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"RetryConfig.{name}: expected finite seconds above 0, got {getattr(self, name)!r}.")
         if not 0.0 <= self.jitter_factor <= 1.0:
             raise ConfigError(f"RetryConfig.jitter_factor: expected a share in [0, 1], got {self.jitter_factor!r}.")
 

@@ -19,6 +19,7 @@ class Row(msgspec.Struct, kw_only=True):
         unit: of both.
         against: what the baseline is.
         ratio: median over rounds of ours / baseline, where there is a baseline.
+        loop: the event loop it was measured on, where there is a choice.
     """
 
     measure: str
@@ -27,6 +28,7 @@ class Row(msgspec.Struct, kw_only=True):
     baseline: float | None = None
     against: str = ""
     ratio: float | None = None
+    loop: str = ""
 
 
 def text(title: str, rows: list[Row]) -> str:
@@ -35,9 +37,8 @@ def text(title: str, rows: list[Row]) -> str:
     for row in rows:
         base = "" if row.baseline is None else f"{row.baseline:,.2f}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
-        lines.append(
-            f"  {row.measure:<38} {row.ours:>12,.2f} {base:>12} {row.unit:<8} {ratio:>9}  {row.against}".rstrip()
-        )
+        against = " on ".join(filter(None, (row.against, row.loop)))
+        lines.append(f"  {row.measure:<38} {row.ours:>12,.2f} {base:>12} {row.unit:<8} {ratio:>9}  {against}".rstrip())
     return "\n".join(lines)
 
 

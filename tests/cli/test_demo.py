@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from tinkex_actors.cli.demo import find_script, load_script
+from tinkex_actors.cli.demo import draw, find_script, load_script
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -53,6 +53,14 @@ def test_the_plot_is_a_png(script: ModuleType, tmp_path: Path) -> None:
     script.plot(history, tmp_path / "loss.png")
 
     assert (tmp_path / "loss.png").read_bytes().startswith(PNG)
+
+
+def test_a_picture_that_cannot_be_written_does_not_end_the_demo(script: ModuleType, tmp_path: Path) -> None:
+    history = [script.Progress(1, 1, 4.0, 0, 1.0)]
+
+    said = draw(script, history, tmp_path / "missing" / "loss.png")
+
+    assert said.startswith(f"The loss curve could not be written to {tmp_path / 'missing' / 'loss.png'} (")
 
 
 def test_the_unseen_questions_are_not_in_the_data(script: ModuleType) -> None:

@@ -177,3 +177,28 @@ async def test_a_promise_the_server_lost_fails_a_training_call_as_gone() -> None
         server.forget_promises = True
         with pytest.raises(GoneError, match="not known"):
             await step
+
+
+@virtual_time()
+async def test_explain_says_why_a_request_is_sent_again() -> None:
+    service, server = counting(latency=0.0)
+    async with service:
+        training = await service.create_lora_training_client("m")
+        server.faults = Faults(busy=1.0, latency=0.0)
+        step = training.optim_step(AdamParams())
+        await asyncio.sleep(5.0)
+        assert "attempt" in str(step.explain())
+        assert "503" in str(step.explain())
+        server.faults = Faults(latency=0.0)
+        await step
+
+
+@virtual_time()
+async def test_a_model_that_was_unloaded_takes_no_more_calls() -> None:
+    service, _ = counting()
+    async with service:
+        training = await service.create_lora_training_client("m")
+        unloading = training.unload_model()
+        with pytest.raises(ClosedError, match="unloaded"):
+            training.optim_step(AdamParams())
+        await unloading

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+import numpy as np
 import pytest
 
 from tests.plugins.counting_server import counting
@@ -151,3 +152,33 @@ async def test_a_server_that_loses_thousands_of_samples_at_once_is_asked_for_all
         answers = await asyncio.gather(*waiting)
 
     assert len(answers) == 1900
+
+
+class Narrow(ModelServer):
+    """A server reached over a transport that has room for three samples."""
+
+    sample_slots = 3
+
+
+@virtual_time()
+async def test_no_more_samples_are_in_flight_than_the_transport_has_room_for() -> None:
+    server = Narrow(random.Random(0), Faults(latency=0.0, compute=0.0))
+    async with ServiceClient(base_url="http://127.0.0.1:1", transport=server) as service:
+        sampler = await service.create_sampling_client(base_model="m")
+        server.faults = Faults(latency=0.0, compute=5.0)
+        waiting = [sampler.sample(PROMPT) for _ in range(7)]
+        await settle()
+        assert server.polls_open == 3
+        assert "waiting for room: 4 waiting" in str(service.explain())
+        await asyncio.gather(*waiting)
+
+
+@virtual_time()
+async def test_numpy_scalars_are_numbers_too() -> None:
+    service, _ = counting()
+    async with service:
+        sampler = await service.create_sampling_client(base_model="m")
+        prompt = ModelInput.from_ints(list(np.arange(3)))
+        params = SamplingParams(max_tokens=int(np.int64(2)), temperature=np.float32(0.5))  # type: ignore[arg-type]
+
+        assert len((await sampler.sample(prompt, 1, params)).sequences[0].tokens) == 2

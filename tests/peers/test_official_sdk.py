@@ -20,10 +20,12 @@ STORY = Path(__file__).with_name("official_sdk_story.py")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server process on a free loopback port; its URL."""
     with subprocess.Popen(
         [sys.executable, "-m", "tinkex_actors", "serve", "--model", "tiny", "--port", "0"],
+        # A store of its own: the listings are compared whole.
+        env={**os.environ, "TINKEX_ENGINE_STORE": str(tmp_path_factory.mktemp("store"))},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:

@@ -189,12 +189,13 @@ async def test_an_actor_that_drains_itself_does_not_wait_for_itself() -> None:
     journal: list[int] = []
     async with ActorSystem() as system:
         ref = await system.spawn(Worker, journal)
+        ref.cast.work(1)
         call = asyncio.ensure_future(ref.call.stop_me())
         await asyncio.sleep(0)
-        ref.cast.work(1)
+        ref.cast.work(2)
         assert await call == Shutdown("stopped")
-        await ref.stopped
-        assert journal == [1]
+        assert await ref.stopped == Shutdown("stopped")
+        assert journal == [1, 2]
 
 
 @virtual_time()

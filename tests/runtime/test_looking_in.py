@@ -159,7 +159,7 @@ async def test_a_handler_that_blocks_the_loop_is_named() -> None:
         system.events.subscribe(seen.append, HandlerBlocked)
         ref = await system.spawn(Blocker)
         slow = await system.spawn(AsyncBlocker)
-        for sending in (ref.cast.block, ref.call.block, slow.call.block):
+        for sending in (ref.cast.block, ref.call.block, slow.call.block, slow.cast.block, slow.call.block_later):
             told = len(seen)
             result = sending(time.sleep)
             if result is not None:
@@ -170,9 +170,11 @@ async def test_a_handler_that_blocks_the_loop_is_named() -> None:
             ("/blocker-1", "block"),
             ("/blocker-1", "block"),
             ("/asyncblocker-2", "block"),
+            ("/asyncblocker-2", "block"),
+            ("/asyncblocker-2", "block_later"),
         ]
         assert all(event.seconds >= 0.05 for event in seen)
-        assert all("in block" in event.stack[-1] or event.stack[-1].endswith(" block") for event in seen)
+        assert all(event.stack[-1].split()[-1] in ("block", "block_later") for event in seen)
 
 
 def _until(condition: Callable[[], bool]) -> None:
@@ -193,4 +195,9 @@ class AsyncBlocker(Recorder):
 
     @_handler
     async def block(self, sleep: object) -> None:
+        sleep(0.3)  # type: ignore[operator]
+
+    @_handler
+    async def block_later(self, sleep: object) -> None:
+        await asyncio.sleep(0)
         sleep(0.3)  # type: ignore[operator]

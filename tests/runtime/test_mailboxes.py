@@ -198,3 +198,23 @@ def test_wrong_mailboxes_are_refused() -> None:
         Mailbox(0)
     with pytest.raises(ConfigError, match="'drop_new', got 'panic'"):
         Mailbox(1, "panic")  # type: ignore[arg-type]
+
+
+@virtual_time()
+async def test_idle_actors_give_their_mailboxes_back_and_lose_nothing() -> None:
+    async with ActorSystem() as system:
+        refs = [await system.spawn(Recorder) for _ in range(3000)]
+        for number in range(3):
+            for ref in refs:
+                ref.cast.put(number)
+            assert all(ref.statistics().queued == 1 for ref in refs)
+            await settle()
+        for ref in refs[:1500]:
+            ref.cast.put(3)
+            await settle()
+        assert sum(ref.box is not None for ref in refs) < 1100
+        assert [await ref.call.seen() for ref in refs[:1500]] == [[0, 1, 2, 3]] * 1500
+        assert [await ref.call.seen() for ref in refs[1500:]] == [[0, 1, 2]] * 1500
+        refs[0].cast.put(4)
+        await refs[0].stop()
+        assert system.dead_letters.counts == {(refs[0].path, "put"): 1}

@@ -130,8 +130,9 @@ async def stop_too_early() -> None:
     async with ActorSystem() as system:
         cache = await system.spawn(Cache)
         press = await system.spawn(Press, cache)
-        press.cast.make(1)
-        for _ in range(4):
+        for value in range(4):
+            press.cast.make(value)
+        for _ in range(3):
             await asyncio.sleep(0)
         await press.stop()
         await asyncio.sleep(1.0)

@@ -13,6 +13,7 @@ from tinkex_actors.errors import WrongLoopError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
+    from types import TracebackType
 
 __all__ = ["ApiFuture"]
 
@@ -45,6 +46,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
         "_retrieved",
         "_state",
         "_thread",
+        "_traceback",
         "_waits_for",
         "created_at",
         "deadline",
@@ -68,6 +70,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
         self._thread = threading.get_ident()
         self._state = _PENDING
         self._outcome: Any = None
+        self._traceback: TracebackType | None = None
         self._retrieved = False
         self._callbacks: list[Callable[[ApiFuture[T]], object]] | None = None
         self._on_cancel: Callable[[], bool] | None = None
@@ -81,9 +84,18 @@ class ApiFuture(Awaitable[T], Generic[T]):
         return self._value()
 
     async def wait(self) -> None:
-        """Wait until it has ended, however it ends; look at it afterwards."""
+        """Wait until it has ended, however it ends; look at it afterwards.
+
+        Raises:
+            WrongLoopError: it is pending, and belongs to another loop.
+        """
         if self._state != _PENDING:
             return
+        if asyncio.get_running_loop() is not self._loop:
+            raise WrongLoopError(
+                f"{self!r} belongs to another event loop than the one that awaits it. Await it there; from another "
+                "thread use future.result(timeout)."
+            )
         waiter: asyncio.Future[None] = self._loop.create_future()
 
         def wake(_: ApiFuture[T]) -> None:
@@ -109,9 +121,17 @@ class ApiFuture(Awaitable[T], Generic[T]):
 
         A training request that has reached the server still runs there: its number was sent, and the numbers after it
         rely on it.
+
+        Raises:
+            WrongLoopError: it is pending, and this is not its loop's thread.
         """
         if self._state != _PENDING:
             return False
+        if threading.get_ident() != self._thread:
+            raise WrongLoopError(
+                f"{self!r}.cancel() was called from another thread than its event loop's. Use "
+                "loop.call_soon_threadsafe(future.cancel)."
+            )
         if self._on_cancel is not None:
             self._on_cancel()
         self._settle(_CANCELLED, None)
@@ -195,6 +215,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
     def fail(self, error: BaseException) -> None:
         """End it with an error. Ignored if it has ended."""
         if self._state == _PENDING:
+            self._traceback = error.__traceback__
             self._settle(_FAILED, error)
 
     def waits_for(self, words: Callable[[], str] | str) -> None:
@@ -232,7 +253,8 @@ class ApiFuture(Awaitable[T], Generic[T]):
         if self._state == _CANCELLED:
             raise asyncio.CancelledError
         self._retrieved = True
-        raise self._outcome
+        # The same object for everybody who awaits: without this, its traceback would grow with each of them.
+        raise self._outcome.with_traceback(self._traceback)
 
     def __del__(self) -> None:
         if self._state == _FAILED and not self._retrieved and self._on_lost is not None:

@@ -57,7 +57,9 @@ class Ledger:
 
     def explain(self, *notes: str) -> Explanation:
         """Records of everything pending, oldest first."""
-        return Explanation(records=tuple(future.record() for future in self._pending), notes=notes)
+        # What has just ended leaves the ledger one turn of the loop later.
+        waiting = (future for future in self._pending if not future.done())
+        return Explanation(records=tuple(future.record() for future in waiting), notes=notes)
 
     def fail_all(self, error: BaseException) -> None:
         """End everything pending with one error."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +14,14 @@ from tinkex_actors.wire import dialect as dialects
 from tinkex_actors.wire.client import base_headers, decode_poll, decode_response, encode_request, poll_request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from tinkex_actors.config import Config
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.transport import Transport
     from tinkex_actors.wire.client import PollAnswer
     from tinkex_actors.wire.dialect import Dialect
-    from tinkex_actors.wire.exchange import Response
+    from tinkex_actors.wire.exchange import Request, Response
     from tinkex_actors.wire.routes import Route
 
 __all__ = ["PATIENT", "Link"]
@@ -28,6 +29,8 @@ __all__ = ["PATIENT", "Link"]
 # Protocol 1.5: 300 seconds, from the first attempt.
 PATIENT = RetryPolicy()
 
+# What a route without a limit of its own has (protocol 1.1); `Config.timeout` stands in for it.
+_ORDINARY_TIMEOUT = 60.0
 _UNSUPPORTED_MEDIA_TYPE = 415
 _log = Logger("tinkex_actors.http")
 
@@ -62,12 +65,13 @@ class Link:
         path: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
         policy: RetryPolicy = PATIENT,
-        timeout: float | None = None,
         idempotency_key: str | None = None,
+        on_retry: Callable[[str], None] | None = None,
     ) -> Any:
         """Send a message and return the decoded answer, retrying as ``policy`` says.
 
-        The idempotency key stays the same over all attempts (protocol 1.2).
+        The idempotency key stays the same over all attempts (protocol 1.2). ``on_retry`` hears, in words, why another
+        attempt is needed.
 
         Raises:
             APIStatusError: the server's last word, when the policy gives up.
@@ -79,7 +83,7 @@ class Link:
         attempt = 0
         while True:
             try:
-                response = await self._send(route, message, path or {}, query or {}, timeout, attempt, key)
+                response = await self._send(route, message, path or {}, query or {}, attempt, key)
                 return decode_response(route, response)
             except APIStatusError as error:
                 if error.status_code == _UNSUPPORTED_MEDIA_TYPE and self.dialect.protobuf:
@@ -97,7 +101,12 @@ class Link:
             if delay is None:
                 raise problem
             attempt += 1
-            _log.info("request.retry", route=route.name, attempt=attempt, delay=round(delay, 3), error=str(problem))
+            words = f"attempt {attempt + 1} in {delay:.1f} s, because of {problem}"
+            if on_retry is not None:
+                on_retry(words)
+            # A wait must not be silent, nor fill the log: attempts 1, 2, 4, 8 ... are worth a warning.
+            log = _log.warning if attempt & (attempt - 1) == 0 else _log.info
+            log("request.retry", route=route.name, attempt=attempt, delay=round(delay, 3), error=str(problem))
             await self.pause(delay)
 
     async def poll(
@@ -115,7 +124,7 @@ class Link:
         request.headers = self._headers | request.headers
         request.timeout = self.config.poll_timeout
         request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
-        return decode_poll(route, await self.transport.send(request), self.dialect)
+        return decode_poll(route, await self._carry(request), self.dialect)
 
     async def pause(self, seconds: float) -> None:
         """Wait on the system's clock."""
@@ -125,9 +134,9 @@ class Link:
         """Refuse what this server's dialect has no words for."""
         if not able:
             raise UnsupportedByServerError(
-                f"{self.config.base_url} ({self.dialect.name} dialect) has no {feature}. {remedy}",
+                f"{self.config.shown_url} ({self.dialect.name} dialect) has no {feature}. {remedy}",
                 feature=feature,
-                server=self.config.base_url,
+                server=self.config.shown_url,
                 remedy=remedy,
             )
 
@@ -137,7 +146,6 @@ class Link:
         message: Any,
         path: Mapping[str, str],
         query: Mapping[str, object],
-        timeout: float | None,
         attempt: int,
         key: str,
     ) -> Response:
@@ -147,7 +155,19 @@ class Link:
         request = encode_request(
             route, message, self.dialect, path=path, query=query, headers=headers, compress=self.compress
         )
-        if timeout is not None:
-            request.timeout = timeout
+        if route.timeout == _ORDINARY_TIMEOUT:
+            request.timeout = self.config.timeout
         request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
-        return await self.transport.send(request)
+        return await self._carry(request)
+
+    async def _carry(self, request: Request) -> Response:
+        try:
+            return await self.transport.send(request)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Nobody asked this task to stop: taken for a cancellation, it would end in silence and its caller wait on.
+            raise APIConnectionError(
+                f"{request.method} {request.path}: the transport gave the exchange up, as a closing one does."
+            ) from error

@@ -68,7 +68,7 @@ class Promise:
     def describe(self, now: float) -> str:
         """What it waits for, in words."""
         machine = self.machine
-        words = f"running on the server, polled {machine.polls} times"
+        words = "running on the server, polled " + ("once" if machine.polls == 1 else f"{machine.polls} times")
         if machine.queue_state != "active":
             since = "" if machine.queue_since is None else f" for {now - machine.queue_since:.0f} s"
             reason = f": {machine.queue_reason}" if machine.queue_reason else ""
@@ -165,9 +165,11 @@ class Poller(Actor):
                 await self._link.pause(decision.delay)
             async with self._desk.gate.passing(decision.reserve_bytes):
                 decision, outcome = await self._ask(promise)
+        if self._desk.promises.get(promise.request_id) is not promise:
+            return  # dropped as its answer came; whoever watches this id now has a poll of their own
         # The promise leaves the desk and its owner hears of it in one step: no crash can come between.
         self._tasks.pop(promise.request_id, None)
-        self._desk.promises.pop(promise.request_id, None)
+        del self._desk.promises[promise.request_id]
         if isinstance(decision, polling.Resolve):
             promise.on_result(outcome)
         else:

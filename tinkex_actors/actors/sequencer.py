@@ -69,7 +69,18 @@ class SequencerDesk(Desk):
         parallel_chunks: post the chunks of one call concurrently (protocol 6.3).
     """
 
-    __slots__ = ("_calls", "_gate", "_ids", "_ledger", "_parallel", "_poller", "effects", "model_id", "turns")
+    __slots__ = (
+        "_calls",
+        "_delays",
+        "_gate",
+        "_ids",
+        "_ledger",
+        "_parallel",
+        "_poller",
+        "effects",
+        "model_id",
+        "turns",
+    )
 
     def __init__(
         self, model_id: str, *, ledger: Ledger, poller: PollerDesk, gate: ByteGate, parallel_chunks: bool
@@ -79,6 +90,7 @@ class SequencerDesk(Desk):
         self.turns = turns.Turns(model_id=model_id)
         self.effects: list[turns.Effect] = []
         self._calls: dict[int, _Call] = {}
+        self._delays: dict[int, str] = {}
         self._ids = itertools.count(1)
         self._ledger = ledger
         self._poller = poller
@@ -136,6 +148,7 @@ class SequencerDesk(Desk):
 
     def posted(self, post: turns.Post, request_id: str, *, now: float, roundtrip: float) -> None:
         """The server has taken the request: poll for its result, and let the next one go."""
+        self._delays.pop(post.seq_id, None)
         call = self._calls[post.op_id]
         requests = call.future.ids["request_ids"]
         if request_id not in requests:
@@ -153,14 +166,20 @@ class SequencerDesk(Desk):
         self._note(turns.posted(self.turns, post.seq_id))
         self._forget_if_over(post.op_id)
 
+    def delayed(self, post: turns.Post, words: str) -> None:
+        """The request is on its way for longer than it should be; ``explain()`` says why."""
+        self._delays[post.seq_id] = words
+
     def refused(self, post: turns.Post, error: Exception) -> None:
         """The server has refused the request for good: its call fails, later ones go on."""
+        self._delays.pop(post.seq_id, None)
         self._calls[post.op_id].future.fail(error)
         self._note(turns.rejected(self.turns, post.seq_id))
         self._forget_if_over(post.op_id)
 
     def lost(self, post: turns.Post, error: Exception) -> None:
         """The request's outcome is unknown and will stay so: nothing after it can be applied in order."""
+        self._delays.pop(post.seq_id, None)
         self._calls[post.op_id].future.fail(error)
         self._note(turns.lost(self.turns, post.seq_id))
         self._forget_if_over(post.op_id)
@@ -183,9 +202,8 @@ class SequencerDesk(Desk):
     def _broken(self, op_id: int, number: int) -> SequenceBrokenError:
         operation = self._calls[op_id].future.operation
         return SequenceBrokenError(
-            f"{operation} on {self.model_id}: training request {number} before it was lost, so it was not sent. "
-            f"Create a "
-            "client from the last checkpoint (create_training_client_from_state_with_optimizer) and go on there.",
+            f"{operation} on {self.model_id}: training request {number} before it was lost, so it was not sent. Create "
+            "a client from the last checkpoint (create_training_client_from_state_with_optimizer) and go on there.",
             model_id=self.model_id,
             first_failed_seq_id=number,
         )
@@ -225,6 +243,8 @@ class SequencerDesk(Desk):
         for request_id in call.future.ids["request_ids"]:
             self._poller.drop(request_id)
         self._note(turns.cancelled(self.turns, op_id))
+        if op_id not in self.turns.calls:
+            self._calls.pop(op_id, None)
         return True
 
     def _describe(self, op_id: int) -> str:
@@ -234,6 +254,8 @@ class SequencerDesk(Desk):
                 return f"waiting for its turn behind {self._calls[ahead].future.operation} {number}"
             case ("waiting", _, number):
                 return f"waiting for its turn behind request {number}"
+            case ("posting", numbers) if delays := [words for n in numbers if (words := self._delays.get(n))]:
+                return f"being posted as {', '.join(map(str, numbers))}: {delays[0]}"
             case ("posting", numbers):
                 return f"being posted as {', '.join(map(str, numbers))}" if numbers else "about to be posted"
         call = self._calls.get(op_id)
@@ -283,7 +305,9 @@ class Sequencer(Actor):
             async with self._desk.passing(size_bytes):
                 # One key per number: the server sees every attempt, of every incarnation, as one request.
                 key = f"{self._desk.model_id}:{post.seq_id}"
-                promise = await self._link.exchange(route, message, idempotency_key=key)
+                promise = await self._link.exchange(
+                    route, message, idempotency_key=key, on_retry=lambda words: self._desk.delayed(post, words)
+                )
         except APIStatusError as error:
             if is_refusal(Failure(status=error.status_code)):
                 self._desk.refused(post, error)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.config import SDK_VERSION
-from tinkex_actors.errors import APIConnectionError, APIStatusError, ClosedError, NotFoundError, TinkexError
+from tinkex_actors.errors import APIStatusError, NotFoundError, TinkexError
 from tinkex_actors.machines import heartbeat
 from tinkex_actors.machines.retry import NO_RETRY, RetryPolicy
 from tinkex_actors.runtime import Actor, handler
@@ -40,6 +40,7 @@ __all__ = ["Session", "SessionDesk"]
 # running training is given.
 _START = RetryPolicy(window=20.0)
 _FINISH = RetryPolicy(window=5.0)
+_LOOK_EVERY = 10.0
 
 _log = Logger("tinkex_actors.session")
 
@@ -116,6 +117,11 @@ class SessionDesk(Desk):
         self.flags = flags
         self._on_flags(flags)
 
+    def delayed(self, words: str) -> None:
+        """The start takes longer than it should; ``explain()`` says why."""
+        if self._ready is not None:
+            self._ready.waits_for(f"starting a session: {words}")
+
     def started(self, session_id: str) -> None:
         """The session exists."""
         self.session_id = session_id
@@ -142,7 +148,7 @@ class Session(Actor):
         desk: what is known; outlives this incarnation.
         link: the server.
         telemetry: is told of the start.
-        ledger: is asked, with each beat, for what has waited too long.
+        ledger: is asked every ten seconds, session or not, for what has waited too long.
     """
 
     def __init__(self, desk: SessionDesk, link: Link, telemetry: TelemetryDesk, ledger: Ledger) -> None:
@@ -155,6 +161,7 @@ class Session(Actor):
     async def init(self) -> None:
         """Go on where the last incarnation stood."""
         self._desk.attend(self.ref.cast.wake)
+        self.every(_LOOK_EVERY, self.ref.cast.look)
         if self._desk.session_id is not None:
             self._beat(heartbeat.Started())
         elif self._desk.wanted:
@@ -171,8 +178,12 @@ class Session(Actor):
     @handler
     def beat(self) -> None:
         """A heartbeat may be due."""
-        self._ledger.report_stalled()
         self._beat(heartbeat.BeatDue())
+
+    @handler
+    def look(self) -> None:
+        """Report what has waited too long."""
+        self._ledger.report_stalled()
 
     async def _start(self) -> None:
         try:
@@ -188,6 +199,7 @@ class Session(Actor):
                 ),
                 policy=_START,
                 idempotency_key=self._desk.key,
+                on_retry=self._desk.delayed,
             )
         except TinkexError as error:
             self._desk.failed(error)
@@ -208,14 +220,15 @@ class Session(Actor):
     async def _discover(self) -> None:
         """Find the dialect: a server with a config route speaks the hosted one; one without is spoken to in JSON."""
         request = ClientConfigRequest(sdk_version=SDK_VERSION)
+        hurried: dict[str, Any] = {"policy": _START, "on_retry": self._desk.delayed}
         try:
-            self._desk.flagged(await self._link.exchange(ROUTES["client_config"], request, policy=_START))
+            self._desk.flagged(await self._link.exchange(ROUTES["client_config"], request, **hurried))
         except NotFoundError:
             self._link.dialect = dialects.JSON
             return
         self._link.dialect = dialects.HOSTED
         try:
-            self._desk.dynamic = await self._link.exchange(ROUTES["dynamic_config"], request, policy=_START)
+            self._desk.dynamic = await self._link.exchange(ROUTES["dynamic_config"], request, **hurried)
         except NotFoundError:
             _log.debug("session.no_dynamic_config")
 
@@ -243,7 +256,7 @@ class Session(Actor):
             event = heartbeat.BeatOk()
         except APIStatusError as error:
             event = heartbeat.BeatFailed(error.status_code)
-        except (APIConnectionError, TinkexError):
+        except TinkexError:
             event = heartbeat.BeatFailed(None)
         self._beat(event)
 
@@ -259,7 +272,5 @@ async def finish(desk: SessionDesk, link: Link, status: FinishStatus, detail: st
             path={"session_id": desk.session_id},
             policy=_FINISH,
         )
-    except ClosedError:
-        raise
     except TinkexError as error:
         _log.info("session.finish_failed", session_id=desk.session_id, error=str(error))

@@ -9,12 +9,15 @@ import traceback
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.config import SDK_VERSION
-from tinkex_actors.errors import RequestFailedError, TinkexError
+from tinkex_actors.errors import NotFoundError, RequestFailedError, TinkexError
 from tinkex_actors.machines.batching import Batching
 from tinkex_actors.machines.retry import NO_RETRY
 from tinkex_actors.runtime import Actor, handler
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import (
     GenericEvent,
     SessionEndEvent,
@@ -36,6 +39,10 @@ __all__ = ["Telemetry", "TelemetryDesk"]
 
 _LOOK_EVERY = 1.0
 _REQUEST_TIMEOUT = 408
+# What is shorter is a placeholder for a server that asks for none, and too common a text to cut out.
+_SHORTEST_SECRET = 8
+
+_log = Logger("tinkex_actors.telemetry")
 
 
 class TelemetryDesk(Desk):
@@ -61,7 +68,7 @@ class TelemetryDesk(Desk):
 
     def __init__(self, *, enabled: bool, now: Callable[[], float], secret: str | None = None) -> None:
         super().__init__()
-        self._secret = secret
+        self._secret = secret if secret is not None and len(secret) >= _SHORTEST_SECRET else None
         self.enabled = enabled
         self.session_id = f"sessionless-{uuid.uuid4()}"
         self.process_uuid = str(uuid.uuid4())
@@ -90,21 +97,21 @@ class TelemetryDesk(Desk):
 
         Args:
             event_name: its name.
-            event_data: plain JSON values; never put a credential here.
+            event_data: JSON values; anything else is sent as its text.
             severity: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``.
 
         Returns:
             False where telemetry is off or the queue is full.
         """
         event = GenericEvent(
-            **self._common(), event_name=event_name, event_data=dict(event_data or {}), severity=severity
+            **self._common(), event_name=event_name, event_data=self._plain(event_data or {}), severity=severity
         )
         return self._add(event)
 
     def log_exception(self, error: BaseException, severity: Severity = "ERROR") -> bool:
         """Queue an exception: a user's error as ``user_error``, any other as unhandled (protocol 9.5)."""
         if blamed := _user_error(error):
-            data: dict[str, Any] = {"error_type": type(blamed).__name__, "message": self._clean(str(blamed))}
+            data: dict[str, Any] = {"error_type": type(blamed).__name__, "message": str(blamed)}
             if (status := getattr(blamed, "status_code", None)) is not None:
                 data["status_code"] = status
             queued = self.log("user_error", data, "WARNING")
@@ -125,6 +132,11 @@ class TelemetryDesk(Desk):
         """Ask for everything that is queued to be sent now."""
         self.batching.flush()
         self.ring()
+
+    def unsupported(self) -> None:
+        """The server takes no telemetry: forget what is queued and queue no more, so that nobody waits for it."""
+        self.enabled = False
+        self.batching = Batching()
 
     def drained(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """A future that ends when nothing is queued and nothing is on its way."""
@@ -147,6 +159,15 @@ class TelemetryDesk(Desk):
             return False
         self.ring()
         return True
+
+    def _plain(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        # Now, not when it is sent: one event that cannot be encoded would take its whole batch with it.
+        try:
+            text = msgspec.json.encode(dict(data), enc_hook=str).decode()
+        except (TypeError, ValueError, RecursionError):
+            return {"text": self._clean(repr(data))}
+        plain: dict[str, Any] = msgspec.json.decode(self._clean(text))
+        return plain
 
     def _clean(self, text: str) -> str:
         return text.replace(self._secret, "***") if self._secret else text
@@ -197,6 +218,9 @@ class Telemetry(Actor):
         )
         try:
             await self._link.exchange(ROUTES["telemetry"], request, policy=NO_RETRY)
+        except NotFoundError:
+            _log.info("telemetry.unsupported", reason="the server has no such route")
+            desk.unsupported()
         except TinkexError:
             desk.batching.failed(len(batch))
         else:

@@ -121,6 +121,10 @@ class ServiceTree:
         """Whether the tree was started and has not ended."""
         return self._root is not None and self._root.alive
 
+    def trainer(self, model_id: str) -> SequencerDesk | None:
+        """The desk of a model that has a sequencer."""
+        return self._trainers.sequencers.get(model_id)
+
     def add_trainer(self, desk: SequencerDesk) -> None:
         """Have a sequencer started for a model."""
         self._trainers.sequencers[desk.model_id] = desk

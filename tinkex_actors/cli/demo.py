@@ -17,7 +17,7 @@ from tinkex_actors.errors import ConfigError
 if TYPE_CHECKING:
     from types import ModuleType
 
-__all__ = ["find_script", "run_demo"]
+__all__ = ["draw", "find_script", "run_demo"]
 
 SCRIPT = "01_first_fine_tune.py"
 PICTURE = Path("demo-loss.png")
@@ -75,12 +75,19 @@ def run_demo(*, model: str | None, live: bool) -> None:
     # A store of its own: the demo keeps nothing, and another process may be writing to the user's.
     with tempfile.TemporaryDirectory(prefix="tinkex-demo-") as store:
         history = run(_train(script, model, Path(store), live=live, began=began))
-    try:
-        script.plot(history, PICTURE)
-        print(f"The loss curve is in {PICTURE}.")
-    except OSError as error:
-        print(f"The loss curve could not be written to {PICTURE.absolute()} ({error.strerror}).", file=sys.stderr)
+    print(draw(script, history, PICTURE))
     print(script.summary(history))
+
+
+def draw(script: ModuleType, history: Any, path: Path) -> str:
+    """Write the loss curve and return the sentence that says where it is; a training is not lost for its picture."""
+    try:
+        script.plot(history, path)
+    except OSError as error:
+        return (
+            f"The loss curve could not be written to {path.absolute()} ({error.strerror}): run this in another folder."
+        )
+    return f"The loss curve is in {path}."
 
 
 async def _train(script: ModuleType, model: str, store: Path, *, live: bool, began: float) -> Any:

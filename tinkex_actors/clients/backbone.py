@@ -17,9 +17,9 @@ from tinkex_actors.actors.telemetry import TelemetryDesk
 from tinkex_actors.actors.tree import ServiceTree
 from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
 from tinkex_actors.machines.admission import AdmissionLimits
-from tinkex_actors.runtime import ActorSystem
+from tinkex_actors.runtime import ActorSystem, Shutdown
 from tinkex_actors.runtime.log import Logger
-from tinkex_actors.transport import open_transport
+from tinkex_actors.transport import SampleSlots, open_transport
 
 if TYPE_CHECKING:
     from tinkex_actors.actors.explanation import Explanation
@@ -68,9 +68,7 @@ class Backbone:
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
         self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller, draw=self.system.rng.random)
-        self.telemetry = TelemetryDesk(
-            enabled=config.telemetry, now=self.loop.time, secret=config.api_key if config.needs_key else None
-        )
+        self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, secret=config.api_key)
         self._apply(self.session.flags)
         self.tree = ServiceTree(
             session=self.session,
@@ -82,7 +80,9 @@ class Backbone:
             link=self.link,
         )
         self._closed: str | None = None
+        self._closing = False
         self.booted = self.loop.create_task(self._boot(), name="tinkex service start")
+        self._guard = self.loop.create_task(self._leave_with_the_loop(), name="tinkex service guard")
 
     def use(self) -> Backbone:
         """Refuse a call from elsewhere, or after the end.
@@ -90,6 +90,17 @@ class Backbone:
         Raises:
             WrongLoopError: called from another loop or thread.
             ClosedError: the service was closed or has given up.
+        """
+        self.require_loop()
+        if self._closed is not None:
+            raise ClosedError(f"{self._closed} Make a new ServiceClient.")
+        return self
+
+    def require_loop(self) -> None:
+        """Refuse a call from elsewhere.
+
+        Raises:
+            WrongLoopError: called from another loop or thread.
         """
         try:
             loop = asyncio.get_running_loop()
@@ -101,12 +112,11 @@ class Backbone:
                 + ("a thread without one" if loop is None else "another one")
                 + ". Make a ServiceClient for each loop, or hand the call over with loop.call_soon_threadsafe."
             )
-        if self._closed is not None:
-            raise ClosedError(f"{self._closed} Make a new ServiceClient.")
-        return self
 
     def trainer(self, model_id: str) -> SequencerDesk:
-        """Give a model its sequencer."""
+        """The model's sequencer: the one it has, as an errand that is begun again finds it, or a new one."""
+        if (known := self.tree.trainer(model_id)) is not None:
+            return known
         desk = SequencerDesk(
             model_id,
             ledger=self.ledger,
@@ -130,12 +140,15 @@ class Backbone:
                 done.set_exception(error)
 
         request_id = promise.request_id
-        future.ids.setdefault("request_ids", []).append(request_id)
+        requests = future.ids.setdefault("request_ids", [])
+        if request_id not in requests:  # an errand that is begun again is given the same one
+            requests.append(request_id)
         self.poller.watch(Promise(request_id, route, on_result=resolve, on_error=fail, now=self.loop.time()))
         self.poller.follow(future, request_id)
         try:
             return await done
         finally:
+            future.waits_for("the server's answer")
             if not done.done() or done.cancelled():
                 self.poller.drop(request_id)
 
@@ -152,26 +165,43 @@ class Backbone:
         return self.ledger.explain(*notes)
 
     async def close(self, status: FinishStatus, detail: str | None) -> None:
-        """End the session, the actors and the connections, in this order."""
-        if self._closed is not None:
+        """End the session, the actors and the connections, in this order, also where the actors have ended before."""
+        if self._closing:
             return
+        self._closing = True
         self._closed = "This ServiceClient is closed."
         await asyncio.wait([self.booted])
         self.ledger.fail_all(ClosedError("The ServiceClient was closed while this was pending."))
-        self.telemetry.session_ended()
-        if self.tree.running:
-            drained = self.telemetry.drained(self.loop)
-            await asyncio.wait([drained], timeout=_DRAIN_SECONDS)
+        try:
+            self.telemetry.session_ended()
+            if self.tree.running:
+                drained = self.telemetry.drained(self.loop)
+                await asyncio.wait([drained], timeout=_DRAIN_SECONDS)
             await finish(self.session, self.link, status, detail)
-        await self._tear_down()
+        finally:
+            await self._tear_down()
+            self._guard.cancel()
+
+    async def _leave_with_the_loop(self) -> None:
+        # A program that never closes its service ends all the same, without noise: `asyncio.run` cancels what is left.
+        try:
+            await self.loop.create_future()
+        finally:
+            if not self._closing:
+                self._closing = True
+                self._closed = "This ServiceClient ended with its event loop."
+                await self._tear_down()
 
     def _apply(self, flags: ClientConfigResponse) -> None:
         # The flags come before the first training or sampling request, so nothing is inside the gates they replace.
         self.link.compress = flags.proto_compress_fwdbwd
         self.training_gate = ByteGate(flags.fwdbwd_dispatch_bytes_semaphore_size)
         self.poller.gate = ByteGate(flags.inflight_response_bytes_semaphore_size)
+        in_flight = flags.sample_max_concurrent_requests
+        if isinstance(self.transport, SampleSlots):
+            in_flight = min(in_flight, self.transport.sample_slots)
         self.dispatcher.admission.limits = AdmissionLimits(
-            in_flight=flags.sample_max_concurrent_requests, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
+            in_flight=in_flight, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
         )
 
     async def _boot(self) -> None:
@@ -188,14 +218,23 @@ class Backbone:
         if self._closed is not None or stopped.cancelled():
             return
         reason = stopped.result()
-        error = RestartsExhaustedError(
-            f"The service's actors crashed more often than their supervisor allows ({reason}), so this operation "
-            f"will not "
-            "end by itself. Make a new ServiceClient; for training, create a client from the last checkpoint.",
-            actor="/service",
-        )
-        _log.error("service.gave_up", reason=str(reason))
-        self._closed = "This ServiceClient has given up: its actors crashed too often."
+        cause = reason.why if isinstance(reason, Shutdown) else None
+        error: Exception
+        if isinstance(cause, RestartsExhaustedError):
+            self._closed = "This ServiceClient has given up: its actors crashed too often."
+            error = RestartsExhaustedError(
+                f"The service's actors crashed more often than their supervisor allows, so this operation will not end "
+                f"by itself: {cause} Make a new ServiceClient; for training, create a client from the last checkpoint.",
+                actor=cause.actor,
+            )
+            error.__cause__ = cause
+        else:
+            self._closed = f"The actors of this ServiceClient were stopped ({reason})."
+            error = ClosedError(
+                f"The service's actors were stopped while this was pending ({reason}). Leave the service's `async "
+                "with` before you stop the ActorSystem it lives in."
+            )
+        _log.error("service.ended_early", reason=str(reason))
         self.ledger.fail_all(error)
 
     async def _tear_down(self) -> None:

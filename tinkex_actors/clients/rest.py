@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
 from tinkex_actors.errors import InputError
@@ -100,9 +101,10 @@ class RestClient:
 
     def _ask(self, route: str, message: Any = None, path: Mapping[str, str] | None = None) -> ApiFuture[Any]:
         core = self._core.use()
+        key = f"{route}:{uuid.uuid4()}"
 
         async def run(_: ApiFuture[Any]) -> Any:
-            return await core.link.exchange(ROUTES[route], message, path=path)
+            return await core.link.exchange(ROUTES[route], message, path=path, idempotency_key=key)
 
         return core.courier.send(route, run, **dict(path or {}))
 

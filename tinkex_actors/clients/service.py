@@ -195,8 +195,7 @@ class ServiceClient:
         if session_id is None:
             raise ConfigError(
                 "ServiceClient.session_id: the session does not exist yet. Use `async with ServiceClient(...)`, or "
-                "await "
-                "the first client you create."
+                "await the first client you create."
             )
         return session_id
 
@@ -214,11 +213,15 @@ class ServiceClient:
         Args:
             status: ``success``, ``errored`` or ``interrupted``.
             detail: words for whoever looks at the session later.
+
+        Raises:
+            InputError: another status.
+            WrongLoopError: called from another loop or thread than the service runs on.
         """
         if status not in _STATUSES:
             raise InputError(f"close: status must be one of {', '.join(_STATUSES)}, got {status!r}.")
+        loop = self._running_loop()
         if self._closing is None:
-            loop = asyncio.get_running_loop()
             closing: ApiFuture[None] = ApiFuture("close", loop=loop)
             self._closing = closing
             if self._core is None:
@@ -252,12 +255,7 @@ class ServiceClient:
         if self._closing is not None:
             raise ClosedError("This ServiceClient is closed. Make a new one.")
         if self._core is None:
-            try:
-                asyncio.get_running_loop()
-            except RuntimeError:
-                raise WrongLoopError(
-                    "ServiceClient: no event loop is running here. Use it in a coroutine: asyncio.run(main())."
-                ) from None
+            self._running_loop()
             self._core = Backbone(
                 self.config,
                 system=self._given_system,
@@ -266,6 +264,16 @@ class ServiceClient:
                 display_name=self._display_name,
             )
         return self._core.use()
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._core is not None:
+            self._core.require_loop()
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            raise WrongLoopError(
+                "ServiceClient: no event loop is running here. Use it in a coroutine: asyncio.run(main())."
+            ) from None
 
     def _from_state(
         self,
@@ -293,7 +301,7 @@ class ServiceClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._closing is not None else "not started" if self._core is None else "open"
-        return f"<ServiceClient {self.config.base_url} {state}>"
+        return f"<ServiceClient {self.config.shown_url} {state}>"
 
 
 async def _close(core: Backbone, status: FinishStatus, detail: str | None, closing: ApiFuture[None]) -> None:

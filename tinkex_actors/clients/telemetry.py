@@ -26,7 +26,7 @@ class Telemetry:
 
         Args:
             event_name: its name.
-            event_data: plain JSON values. Never put a credential here.
+            event_data: JSON values; anything else is sent as its text. The service's key is cut out of it.
             severity: ``DEBUG``, ``INFO``, ``WARNING``, ``ERROR`` or ``CRITICAL``.
 
         Returns:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from tinkex_actors.actors.sequencer import Chunk
 from tinkex_actors.clients.tokenizer import load_tokenizer
-from tinkex_actors.errors import InputError, RemoteWireError, TokenizerNotLoadedError
+from tinkex_actors.errors import ClosedError, InputError, RemoteWireError, TokenizerNotLoadedError
 from tinkex_actors.machines.chunking import ChunkLimits, estimate_bytes, split
 from tinkex_actors.machines.combining import combine
 from tinkex_actors.types import (
@@ -73,6 +74,7 @@ class TrainingClient:
         self._desk = desk
         self._info = info
         self._tokenizer = tokenizer
+        self._unloaded = False
         self.model_id = desk.model_id
         self.base_model = base_model
 
@@ -112,7 +114,7 @@ class TrainingClient:
         Raises:
             InputError: not :class:`~tinkex_actors.AdamParams`.
         """
-        self._core.use()
+        self._use()
         if not isinstance(optim_params, AdamParams):
             raise InputError(
                 f"optim_step: expected AdamParams, got {type(optim_params).__name__}. "
@@ -139,7 +141,7 @@ class TrainingClient:
         Returns:
             Its ``path``, for ``create_training_client_from_state``.
         """
-        self._core.use()
+        self._use()
         message = SaveWeightsRequest(
             model_id=self.model_id,
             path=_checkpoint_name("save_state", name),
@@ -166,7 +168,7 @@ class TrainingClient:
     ) -> ApiFuture[SaveWeightsForSamplerResponse]:
         """Save weights to sample from. Arguments as :meth:`save_state`; the ``path`` is for
         ``create_sampling_client``."""
-        self._core.use()
+        self._use()
         message = SaveWeightsForSamplerRequest(
             model_id=self.model_id,
             path=_checkpoint_name("save_weights_for_sampler", name),
@@ -190,7 +192,7 @@ class TrainingClient:
             kind: ``snapshot`` for fixed weights; ``inflight`` for one moving target per model (protocol 2.9).
             retry_config: how lost samples are sent again.
         """
-        core = self._core.use()
+        core = self._use()
         number = next(core.session.sampling_numbers)
         message = SaveWeightsForSamplerRequest(model_id=self.model_id, sampling_session_seq_id=number, kind=kind)
         saved = self._one("save_weights_and_get_sampling_client", "save_weights_for_sampler", message)
@@ -200,6 +202,7 @@ class TrainingClient:
 
             future.waits_for(lambda: saved.record().state)
             answer = await saved
+            future.waits_for("the tokenizer")
             if answer.sampling_session_id is None:
                 raise RemoteWireError(
                     f"save_weights_and_get_sampling_client on {self.model_id}: the server made no sampling session."
@@ -215,7 +218,7 @@ class TrainingClient:
         from tinkex_actors.clients.creation import create_sampler
 
         return create_sampler(
-            self._core.use(),
+            self._use(),
             "create_sampling_client",
             model_path=model_path,
             base_model=None,
@@ -224,13 +227,13 @@ class TrainingClient:
 
     def get_info(self) -> ApiFuture[GetInfoResponse]:
         """What the server says of the model; asked once, when the client was made."""
-        future = self._core.use().ledger.open("get_info", model_id=self.model_id)
+        future = self._use().ledger.open("get_info", model_id=self.model_id)
         future.resolve(self._info)
         return future
 
     def get_tokenizer(self) -> ApiFuture[Tokenizer]:
         """The model's tokenizer, loaded off the loop at the first call."""
-        core = self._core.use()
+        core = self._use()
 
         async def run(_: ApiFuture[Any]) -> Tokenizer:
             if self._tokenizer is None:
@@ -255,21 +258,31 @@ class TrainingClient:
         return self._tokenizer
 
     def unload_model(self) -> ApiFuture[UnloadModelResponse]:
-        """Free the model's memory on the server; later requests of it fail there."""
-        core = self._core.use()
+        """Free the model's memory on the server, after the calls before this one; later calls raise ``ClosedError``."""
+        core = self._use()
         route = ROUTES["unload_model"]
         earlier = self._desk.pending()
+        self._unloaded = True
+        key = f"{self.model_id}:unload:{uuid.uuid4()}"
 
         async def run(future: ApiFuture[Any]) -> UnloadModelResponse:
             # The request has no number of its own (protocol appendix B), so its place in the call order is kept here.
             for call in earlier:
                 future.waits_for(lambda call=call: f"waiting for {call.operation} to end")  # type: ignore[misc]
                 await call.wait()
-            promise = await core.link.exchange(route, UnloadModelRequest(model_id=self.model_id))
+            future.waits_for("the server's answer")
+            message = UnloadModelRequest(model_id=self.model_id)
+            promise = await core.link.exchange(route, message, idempotency_key=key)
             answer: UnloadModelResponse = await core.result_of(promise, route, future)
             return answer
 
         return core.courier.send("unload_model", run, model_id=self.model_id)
+
+    def _use(self) -> Backbone:
+        core = self._core.use()
+        if self._unloaded:
+            raise ClosedError(f"{self.model_id} was unloaded by this client. Create a client from a checkpoint.")
+        return core
 
     def _batch(
         self,
@@ -278,7 +291,7 @@ class TrainingClient:
         loss_fn: str,
         loss_fn_config: Mapping[str, float | str] | None,
     ) -> ApiFuture[ForwardBackwardOutput]:
-        core = self._core.use()
+        core = self._use()
         batch = _checked(operation, data, loss_fn)
         sizes = [estimate_bytes(datum) for datum in batch]
         flags = core.session.flags
@@ -309,7 +322,7 @@ class TrainingClient:
         return self._desk.submit(operation, ROUTES[operation], chunks, combine)
 
     def _load(self, operation: str, path: str, *, optimizer: bool) -> ApiFuture[LoadWeightsResponse]:
-        self._core.use()
+        self._use()
         ParsedCheckpointTinkerPath.from_tinker_path(path)
         message = LoadWeightsRequest(path=path, optimizer=optimizer, model_id=self.model_id)
         return self._one(operation, "load_weights", message)
@@ -333,6 +346,8 @@ class TrainingClient:
 
 
 def _checked(operation: str, data: Iterable[Datum], loss_fn: str) -> list[Datum]:
+    if isinstance(data, Datum):
+        raise InputError(f"{operation}: expected a sequence of Datum, got a single one. Pass [datum].")
     batch = list(data)
     if not batch:
         raise InputError(f"{operation}: no data. Expected at least one Datum, got an empty sequence.")

@@ -31,7 +31,7 @@ class StrayTask(Event, frozen=True, kw_only=True):
         message: the handler.
         how: ``made``: the handler made it (``asyncio.create_task``) and ended before it did, so nobody supervises it
             and its failure is nobody's; use ``self.task``. ``captured``: somebody keeps the task that ran the handler;
-            cancelling it later would cancel nothing, or, in the same burst of messages, another message.
+            cancelling it later cancels nothing, or what the burst goes on with.
         task: name and coroutine of the task.
         place: ``file:line`` where it was made; empty for a captured one.
     """

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError, StopTimeoutError
-from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell, current
+from tinkex_actors.runtime._core.cell import AWAY, DEAD, IDLE, SUSPENDED, Cell, current
 from tinkex_actors.runtime._core.children import Children
-from tinkex_actors.runtime._core.mailboxes import stopped_error
+from tinkex_actors.runtime._core.mailboxes import refuse_for_restart, stopped_error
 from tinkex_actors.runtime._core.messages import Handler, Kind, Message, Reply, kind_of
 from tinkex_actors.runtime._core.restarts import Policy
 from tinkex_actors.runtime._core.scheduler import Scheduler
@@ -413,8 +413,10 @@ class ActorSystem:
             self.loop.call_exception_handler({"message": text, "exception": error, "task": task})
 
     def refuse(self, cell: Cell, item: Message | Reply) -> None:
-        """A message for an actor that has stopped or is stopping."""
-        if isinstance(item, Reply):
+        """A message for an actor that takes none: it has stopped, is about to, or restarts and fails fast."""
+        if cell.capacity == AWAY and cell.fate is None:
+            refuse_for_restart(cell, item)
+        elif isinstance(item, Reply):
             item.fail(stopped_error(cell))
         else:
             self.lost(cell, item[0].name, "actor stopped")
@@ -438,6 +440,10 @@ class ActorSystem:
         """A handler said no."""
         if self.events.active:
             self.events.publish(Rejected(path=cell.path, at=self.now(), message=handler.name, error=error))
+
+    def loop_is_ending(self) -> bool:
+        """Whether every task of the loop is being cancelled: ``asyncio.run`` does so with what was left open."""
+        return all(task.cancelling() for task in asyncio.all_tasks(self.loop))
 
     def crashed(self, cell: Cell, error: BaseException, where: str) -> None:
         """A crash: one log line, one event."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tinkex_actors.errors import CallTimeoutError, ConfigError
 from tinkex_actors.runtime._core.messages import Reply, message_of
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
 
 __all__ = ["Deadlines", "Timer"]
+
+Waiting: TypeAlias = "deque[tuple[float, Reply, Cell]]"
 
 
 class Timer:
@@ -91,22 +93,24 @@ class Deadlines:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._queues: dict[float, deque[tuple[float, Reply, Cell]]] = {}
+        self._queues: dict[float, Waiting] = {}
         self._next = float("inf")
         self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, reply: Reply, timeout: float, cell: Cell) -> None:
-        """Fail ``reply`` with ``CallTimeoutError`` in ``timeout`` seconds, unless it is done by then."""
+    def add(self, reply: Reply, timeout: float, cell: Cell) -> Waiting:
+        """Fail ``reply`` with ``CallTimeoutError`` in ``timeout`` seconds, unless it is done by then.
+
+        Returns:
+            The queue it is in: whoever waited takes what is done off its front.
+        """
         queue = self._queues.get(timeout)
         if queue is None:
             queue = self._queues[timeout] = deque()
-        else:
-            while queue and queue[0][1].done():
-                queue.popleft()
         when = self._loop.time() + timeout
         queue.append((when, reply, cell))
         if when < self._next:
             self._arm(when)
+        return queue
 
     def asked_at(self, reply: object) -> float | None:
         """Return the instant at which a call went out, or None if it is not waited for."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.wire.exchange import Request, Response
 
-__all__ = ["TokenizerSource", "Transport", "open_transport"]
+__all__ = ["SampleSlots", "TokenizerSource", "Transport", "open_transport"]
 
 ENTRY_POINT_GROUP = "tinkex_actors.transports"
 
@@ -48,6 +48,16 @@ class TokenizerSource(Protocol):
 
     async def tokenizer(self, base_model: str) -> Tokenizer:
         """The tokenizer of one of its models."""
+        ...
+
+
+@runtime_checkable
+class SampleSlots(Protocol):
+    """A transport that has room for so many samples at once, such as one whose polls hold a connection each."""
+
+    @property
+    def sample_slots(self) -> int:
+        """How many samples may be in flight."""
         ...
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -48,9 +48,13 @@ class AdamParams(msgspec.Struct, frozen=True, kw_only=True):
             _check(self, name, 1.0)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _check(params: AdamParams, name: str, below: float) -> None:
-    value = getattr(params, name)
-    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= value < below:
+    value: Any = getattr(params, name)
+    if not _is_number(value) or not 0 <= value < below:
         wanted = "a finite number >= 0" if math.isinf(below) else f"a number in [0, {below:g})"
         raise InputError(f"AdamParams: {name} must be {wanted}, got {value!r}.")
     if type(value) not in (float, int):

@@ -28,7 +28,15 @@ from tinkex_actors.types import (
 
 __all__ = ["decode_json", "encode_json"]
 
-_encoder = msgspec.json.Encoder()
+
+def _number(value: Any) -> Any:
+    """Say what a numpy scalar is in plain Python; users take them from arrays without noticing."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_number)
 
 
 def encode_json(message: Any, *, finite: bool = True, omit_none: bool = True) -> bytes:

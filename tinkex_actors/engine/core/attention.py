@@ -30,7 +30,14 @@ def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
 
 
-def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, rows: int, config: ModelConfig) -> jax.Array:
+def attend_causal(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    rows: int,
+    config: ModelConfig,
+    before: tuple[jax.Array, jax.Array] | None = None,
+) -> jax.Array:
     """Attend every token of a row to itself and the tokens before it.
 
     Queries go in blocks of 128, each against its static prefix of keys, so that masked keys beyond the block cost
@@ -42,15 +49,19 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, rows: int, config: M
         v: values, shaped like the keys.
         rows: number of rows.
         config: the model's shape.
+        before: rotated keys and values ``[P, kv_heads, head_dim]`` of a prefix that all rows share and see whole.
 
     Returns:
         float32 ``[rows * T, hidden]``.
     """
     length = q.shape[0] // rows
+    shared = 0 if before is None else before[0].shape[0]
     kv_heads, group, width = config.kv_heads, config.heads // config.kv_heads, config.head_dim
     q = q.reshape(rows, length, kv_heads, group, width).transpose(0, 2, 3, 1, 4) * (1.0 / math.sqrt(width))
     k = k.reshape(rows, length, kv_heads, width).transpose(0, 2, 1, 3)
     v = v.reshape(rows, length, kv_heads, width).transpose(0, 2, 1, 3)
+    if before is not None:
+        k, v = _after_prefix(before[0], k), _after_prefix(before[1], v)
 
     def block(q_block: jax.Array, k_prefix: jax.Array, v_prefix: jax.Array) -> jax.Array:
         count, seen = q_block.shape[3], k_prefix.shape[2]
@@ -65,9 +76,15 @@ def attend_causal(q: jax.Array, k: jax.Array, v: jax.Array, rows: int, config: M
     parts = []
     for start in range(0, length, _QUERY_BLOCK):
         end = min(start + _QUERY_BLOCK, length)
-        parts.append(run(q[:, :, :, start:end], k[:, :, :end], v[:, :, :end]))
+        parts.append(run(q[:, :, :, start:end], k[:, :, : shared + end], v[:, :, : shared + end]))
     mixed = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
     return mixed.transpose(0, 3, 1, 2, 4).reshape(rows * length, config.hidden)
+
+
+def _after_prefix(prefix: jax.Array, own: jax.Array) -> jax.Array:
+    rows, heads, _, width = own.shape
+    spread = jnp.broadcast_to(prefix.transpose(1, 0, 2), (rows, heads, prefix.shape[0], width))
+    return jnp.concatenate([spread, own], axis=2)
 
 
 def attend_cached(

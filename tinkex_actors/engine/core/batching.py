@@ -29,6 +29,7 @@ __all__ = [
     "length_bucket",
     "pack",
     "plan",
+    "shared_prefix",
 ]
 
 MICROBATCH_TOKENS = 512
@@ -37,6 +38,11 @@ MICROBATCH_TOKENS = 512
 LENGTH_BUCKETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 """Row lengths that are compiled; a row is padded to the next one. Each new shape costs a second of compilation."""
 
+_PREFIX_BUCKETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+# Behind a shared prefix rows are often short: the answers to one prompt.
+_OWN_BUCKETS = (16, 24, *LENGTH_BUCKETS)
+# A shared prefix is one more compiled shape, so it has to leave out a fifth of the work.
+_WORTH_SHARING = 0.8
 _MAX_ROWS = 8
 _KNOWN_INPUTS = frozenset(
     {
@@ -80,7 +86,11 @@ def length_bucket(length: int) -> int:
     Raises:
         InputError: no bucket is that long.
     """
-    for bucket in LENGTH_BUCKETS:
+    return _bucket(length, LENGTH_BUCKETS)
+
+
+def _bucket(length: int, buckets: Sequence[int]) -> int:
+    for bucket in buckets:
         if length <= bucket:
             return bucket
     raise InputError(
@@ -146,14 +156,37 @@ def plan(examples: Sequence[Example]) -> list[list[int]]:
     return batches
 
 
-def pack(examples: Sequence[Example], settings: Mapping[str, float]) -> Microbatch:
+def shared_prefix(examples: Sequence[Example]) -> int:
+    """Return how many tokens at the start of every row are run once for all rows; 0 where that gains too little.
+
+    Rows of one microbatch often begin alike: a system message, or the one prompt that a group of samples answers.
+
+    Args:
+        examples: those of one microbatch of ``plan``.
+    """
+    sizes = [example.tokens.size for example in examples]
+    # Every row keeps a token of its own, so that the last prediction is never the prefix's.
+    common = min(sizes) - 1
+    first = examples[0].tokens
+    for example in examples[1:]:
+        different = np.flatnonzero(first[:common] != example.tokens[:common])
+        common = int(different[0]) if different.size else common
+    shared = max((bucket for bucket in _PREFIX_BUCKETS if bucket <= common), default=0)
+    rows = len(examples)
+    plain = rows * length_bucket(max(sizes))
+    return shared if shared + rows * _bucket(max(sizes) - shared, _OWN_BUCKETS) <= _WORTH_SHARING * plain else 0
+
+
+def pack(examples: Sequence[Example], settings: Mapping[str, float], shared: int = 0) -> Microbatch:
     """Pad examples of one microbatch to its compiled shape: the length bucket, and a power of two of rows.
 
     Args:
         examples: those of one microbatch of ``plan``.
         settings: the loss's configuration (its clip thresholds fill those that a datum does not give).
+        shared: tokens at the start of the rows that are run once; the bucket is of what follows them.
     """
-    length = max(length_bucket(example.tokens.size) for example in examples)
+    longest = max(example.tokens.size for example in examples)
+    length = shared + _bucket(longest - shared, _OWN_BUCKETS) if shared else length_bucket(longest)
     choices = max(_choices(example) for example in examples)
     rows = 1 << (len(examples) - 1).bit_length()
     shape = (rows, length, choices)

@@ -41,27 +41,37 @@ def hidden_states(
     lora: Lora | None,
     tokens: jax.Array,
     config: ModelConfig,
+    shared: int = 0,
 ) -> tuple[jax.Array, KeyValueCache]:
     """Run whole rows, each from position 0.
 
-    Padding to the right of a row never reaches the tokens before it, since attention is causal.
+    Padding to the right of a row never reaches the tokens before it, since attention is causal. A prefix that all rows
+    share is run once: its keys and values serve every row, and the gradients of all rows meet in it.
 
     Args:
         weights: the base model.
         lora: the adapter, or None.
         tokens: int32 ``[B, T]``.
         config: the model's shape.
+        shared: how many tokens at the start are the same in every row; row 0's are taken.
 
     Returns:
-        The normed hidden states float32 ``[B * T, hidden]``, and all keys and values with ``S = T``. What the caller
-        does not use is not computed.
+        The normed hidden states float32 ``[shared + B * (T - shared), hidden]``: the shared ones, then each row's own.
+        And all keys and values with ``S = T``. What the caller does not use is not computed.
     """
     rows, length = tokens.shape
-    tables = rotary_tables(jnp.tile(jnp.arange(length), rows), config)
+    flat = jnp.concatenate([tokens[0, :shared], tokens[:, shared:].reshape(-1)])
+    own_positions = jnp.tile(jnp.arange(shared, length), rows)
+    tables = rotary_tables(jnp.concatenate([jnp.arange(shared), own_positions]), config)
 
     def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, KeyValueCache]:
-        shape = (rows, length, config.kv_heads, config.head_dim)
-        return attend_causal(q, k, v, rows, config), KeyValueCache(k.reshape(shape), v.reshape(shape))
+        cache = KeyValueCache(*(_by_row(x, rows, shared) for x in (k, v)))
+        if not shared:
+            return attend_causal(q, k, v, rows, config), cache
+        before = (k[:shared], v[:shared])
+        first = attend_causal(q[:shared], *before, 1, config)
+        rest = attend_causal(q[shared:], k[shared:], v[shared:], rows, config, before)
+        return jnp.concatenate([first, rest]), cache
 
     def body(x: jax.Array, inputs: tuple[LayerWeights, dict[str, LoraPair]]) -> tuple[jax.Array, KeyValueCache]:
         layer, pairs = inputs
@@ -70,7 +80,7 @@ def hidden_states(
     saved = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
     x, cache = lax.scan(
         jax.checkpoint(body, policy=saved),
-        weights.embedding[tokens.reshape(-1)],
+        weights.embedding[flat],
         (weights.layers, _layer_pairs(lora)),
     )
     return _rms_norm(x, weights.final_norm, config.eps), cache
@@ -132,6 +142,12 @@ def logits(weights: Weights, lora: Lora | None, hidden: jax.Array) -> jax.Array:
         pair = lora.pairs["unembed"]
         out = out + ((hidden @ pair.a) @ pair.b) * lora.scale
     return out
+
+
+def _by_row(x: jax.Array, rows: int, shared: int) -> jax.Array:
+    """Return ``[rows, T, ...]`` of a flat array that holds the shared tokens once."""
+    own = x[shared:].reshape(rows, -1, *x.shape[1:])
+    return jnp.concatenate([jnp.broadcast_to(x[:shared], (rows, shared, *x.shape[1:])), own], axis=1)
 
 
 def _layer(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.engine.core.architecture import ModelConfig, Weights
-from tinkex_actors.engine.core.batching import Example, Microbatch, check_examples, pack, plan
+from tinkex_actors.engine.core.batching import Example, Microbatch, check_examples, pack, plan, shared_prefix
 from tinkex_actors.engine.core.forward import Lora, hidden_states, logits
 from tinkex_actors.engine.core.lora import Adapter, LoraPair, LoraSpec, flatten, unflatten
 from tinkex_actors.engine.core.model import BaseModel
@@ -85,13 +85,15 @@ def forward_backward(
             raise ClosedError(
                 f"{loss_fn} was abandoned between microbatches because the engine stops; nothing was changed"
             )
-        batch = pack([examples[index] for index in indices], settings)
+        chosen = [examples[index] for index in indices]
+        shared = shared_prefix(chosen)
+        batch = pack(chosen, settings, shared)
         index = np.int32(loss.index)
-        shape = adapter.spec.shape
+        static = (base.config, adapter.spec.shape, shared)
         if backward:
-            rows, scores, gradient = _train(base.weights, adapter.params, gradient, batch, index, base.config, shape)
+            rows, scores, gradient = _train(base.weights, adapter.params, gradient, batch, index, *static)
         else:
-            rows, scores = _score(base.weights, adapter.params, batch, index, base.config, shape)
+            rows, scores = _score(base.weights, adapter.params, batch, index, *static)
         host_scores = np.asarray(scores)
         losses[indices] = np.asarray(rows)[: len(indices)]
         for row, where in enumerate(indices):
@@ -121,18 +123,34 @@ def _batch_losses(
     index: jax.Array,
     config: ModelConfig,
     spec: LoraSpec,
+    shared: int,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     lora = Lora(pairs, spec.scale)
-    hidden, _ = hidden_states(weights, lora, batch.tokens, config)
+    hidden, _ = hidden_states(weights, lora, batch.tokens, config, shared)
     scores = logits(weights, lora, hidden)
-    targets = batch.targets.reshape(hidden.shape[0], -1)
-    normalizer = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
-    logprobs = (jnp.take_along_axis(scores, targets, axis=1) - normalizer).reshape(batch.targets.shape)
+    logprobs = _target_logprobs(scores, batch.targets, shared)
     rows = token_losses(index, logprobs, batch.signals).sum(axis=(1, 2))
     return rows.sum(), (rows, logprobs)
 
 
-@partial(jax.jit, static_argnums=(5, 6))
+def _target_logprobs(scores: jax.Array, targets: jax.Array, shared: int) -> jax.Array:
+    """Return ``[B, T, K]`` of scores that hold the shared positions once: there too each row has targets of its own."""
+    rows, length, choices = targets.shape
+    normalizer = jax.nn.logsumexp(scores, axis=-1, keepdims=True)
+
+    def look_up(part: slice, wanted: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(scores[part], wanted, axis=1) - normalizer[part]
+
+    own = targets[:, shared:].reshape(-1, choices)
+    found = look_up(slice(shared, None), own).reshape(rows, length - shared, choices)
+    if not shared:
+        return found
+    across = targets[:, :shared].transpose(1, 0, 2).reshape(shared, rows * choices)
+    first = look_up(slice(shared), across).reshape(shared, rows, choices).transpose(1, 0, 2)
+    return jnp.concatenate([first, found], axis=1)
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
 def _train(
     weights: Weights,
     params: jax.Array,
@@ -141,15 +159,16 @@ def _train(
     index: jax.Array,
     config: ModelConfig,
     spec: LoraSpec,
+    shared: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     pairs = unflatten(params, config, spec)
     (_, (rows, logprobs)), found = jax.value_and_grad(_batch_losses, has_aux=True)(
-        pairs, weights, batch, index, config, spec
+        pairs, weights, batch, index, config, spec, shared
     )
     return rows, logprobs, gradient + flatten(found, config, spec)
 
 
-@partial(jax.jit, static_argnums=(4, 5))
+@partial(jax.jit, static_argnums=(4, 5, 6))
 def _score(
     weights: Weights,
     params: jax.Array,
@@ -157,6 +176,7 @@ def _score(
     index: jax.Array,
     config: ModelConfig,
     spec: LoraSpec,
+    shared: int,
 ) -> tuple[jax.Array, jax.Array]:
-    _, outputs = _batch_losses(unflatten(params, config, spec), weights, batch, index, config, spec)
+    _, outputs = _batch_losses(unflatten(params, config, spec), weights, batch, index, config, spec, shared)
     return outputs

@@ -4,37 +4,42 @@ States: IDLE has nothing to do and is in no queue; READY waits for its turn; RUN
 STARTING, HALTING and SUSPENDED belong to the lifecycle and let messages queue; DEAD turns them into dead letters.
 Only IDLE is falsy, so ``put`` needs one test to know whether to schedule.
 
-Two ways to run. A class with ``def`` handlers only is drained by the scheduler's pump, with no task anywhere. A class
-with an ``async def`` handler gets one task per burst of messages, created at the idle-to-busy edge and ended when the
-mailbox is empty: the task is the actor's own, so ``current_task().cancel()``, ``asyncio.timeout``, TaskGroups and
-context variables mean what they mean in plain asyncio and can never reach another actor.
+Two ways to run, from one run queue. A class with ``def`` handlers only is drained by the scheduler's pump, with no task
+anywhere. A class with an ``async def`` handler is stepped by the pump under a task (see ``tasks``), which continues by
+itself once a handler suspends: ``current_task().cancel()``, ``asyncio.timeout``, TaskGroups and context variables mean
+what they mean in plain asyncio and can never reach another actor. A call to an idle actor runs inside its caller.
 """
 
 from __future__ import annotations
 
 import asyncio
-from asyncio import _enter_task, _leave_task  # the documented hooks of third-party task implementations
 from collections import deque
+from collections.abc import Coroutine
 from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
 from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply, Retried
+from tinkex_actors.runtime._core.tasks import current_task, enter_task, leave_task
 from tinkex_actors.runtime.events import Poisoned
 from tinkex_actors.runtime.exits import Crashed, ExitReason
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.children import Children
     from tinkex_actors.runtime._core.messages import Handler
+    from tinkex_actors.runtime._core.tasks import HandlerTask
     from tinkex_actors.runtime.child_spec import ChildSpec
     from tinkex_actors.runtime.system import ActorSystem
 
-__all__ = ["Cell", "DeadBox", "Rare", "Reject", "current"]
+__all__ = ["Cell", "Rare", "Reject", "current"]
 
 IDLE, READY, RUNNING, STARTING, HALTING, SUSPENDED, DEAD = range(7)
 STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead")
 
-CLOCK_EVERY = 32  # messages of one burst between two looks at the clock
+# Capacities of a mailbox that takes nothing for now: while its actor finishes what it has, or restarts and fails fast.
+CLOSED, AWAY = -1, -2
+INLINE_DEPTH = 32  # calls that may run inside one another; each takes a few frames of the interpreter's stack
+SUSPENDED_CALL: Any = object()  # instead of the result of a call whose handler suspended
 
 current: ContextVar[Cell | None] = ContextVar("tinkex_actors.current", default=None)
 
@@ -49,34 +54,6 @@ class Reject(Exception):  # the surface's own name: it is raised as an answer, n
     def __init__(self, error: Exception) -> None:
         super().__init__(error)
         self.error = error
-
-
-class DeadBox:
-    """The mailbox of an actor that has stopped or is stopping: whatever is put in is a dead letter."""
-
-    __slots__ = ("cell",)
-
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-
-    def __len__(self) -> int:
-        return 0
-
-    def append(self, item: Message | Reply) -> None:
-        """Refuse a message: a cast is recorded, a call fails at once."""
-        self.cell.system.refuse(self.cell, item)
-
-
-def try_again(cell: Cell, message: Message, reply: Reply | None) -> None:
-    """Put a message that crashed its actor before everything the next incarnation will handle."""
-    item: Message | Reply = message
-    if reply is not None:
-        reply.message = message
-        item = reply
-    box: Any = cell.box
-    if isinstance(box, DeadBox):  # the actor fails fast, and its own messages are kept aside
-        box = box.kept  # type: ignore[attr-defined]
-    box.appendleft(item)
 
 
 class Rare:
@@ -147,7 +124,7 @@ class Cell:
         self.box: Any = None
         self.actor: Any = None
         self.context: Context | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self.task: Any = None  # a HandlerTask, or the lifecycle's asyncio.Task
         self.handling: Handler[..., Any] | None = None
         self.waiting_on: Cell | None = None
         self.family: Children | None = None
@@ -180,46 +157,50 @@ class Cell:
         """Queue a message; the overflow policy decides when the mailbox is full."""
         box = self.box
         if box is None:
-            box = self.box = deque()
+            if self.fate is not None:
+                self.system.refuse(self, message)
+                return
+            box = self.box = self.system.scheduler.mailbox(self)
         elif len(box) >= self.capacity:
             self._overflow(message)
             return
         box.append(message)
         if not self.state:
-            self._schedule()
+            self.schedule()
 
     def post(self, message: Message) -> None:
         """Queue a message of the runtime's own (a timer, a ``Down``) past the mailbox's bound."""
         if self.box is None:
-            self.box = deque()
+            self.put(message)
+            return
         self.box.append(message)
         if not self.state:
-            self._schedule()
+            self.schedule()
 
     def push(self, message: Message) -> None:
         """Queue a continuation: before everything but earlier continuations."""
         box = self.box
         if box is None:
-            box = self.box = deque()
-        elif isinstance(box, DeadBox):
-            box.append(message)
+            self.put(Continuation(message))
             return
         index = 0
         while index < len(box) and type(box[index]) is Continuation:
             index += 1
         box.insert(index, Continuation(message))
         if not self.state:
-            self._schedule()
+            self.schedule()
 
     async def deliver(self, message: Message) -> None:
         """Queue a message, waiting while the mailbox is full. Raises ``ActorStoppedError`` if the actor stops first."""
         box = self.box
-        if box is None or len(box) < self.capacity:
+        if box is None or len(box) < self.capacity or self.capacity < 0:
             self.put(message)
             return
         room: asyncio.Future[None] = self.system.loop.create_future()
         self.more().senders.append((message, room))
-        me = self._begin_wait()
+        me = current.get()
+        if me is not None:
+            me = self._begin_wait(me)
         try:
             await room
         finally:
@@ -229,36 +210,56 @@ class Cell:
     async def ask(self, message: Message, timeout: float) -> Any:
         """Send a call and wait for its reply, at most ``timeout`` seconds.
 
-        A ``def`` handler of an idle actor runs here and now, under the actor's context and outside the caller's task:
-        the mailbox is empty, so the order of messages is the same as through the queue.
+        The handler of an idle actor runs here and now, under the actor's context and outside the caller's task: the
+        mailbox is empty, so the order of messages is the same as through the queue. If it suspends, it goes on in a
+        task of the actor's.
         """
-        me = self._begin_wait()
+        me = current.get()
+        if me is not None:
+            me = self._begin_wait(me)
         system = self.system
         try:
-            if self.state == IDLE and not message[0].is_async and system.scheduler.may_run_inline():
-                return self._run_inline(message)
-            reply = Reply(loop=system.loop)
-            reply.message = message
-            box = self.box
-            if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
-                self.more().senders.append((reply, reply))
-            else:
-                self.put(reply)
-            if not reply.done():
-                system.deadlines.add(reply, timeout, self)
-            return await reply
+            scheduler = system.scheduler
+            reply: Any = None
+            if not self.state and (scheduler.inline > 0 or scheduler.may_run_inline()):
+                scheduler.inline -= 1
+                if not message[0].is_async:
+                    return self._run_inline(message)
+                if scheduler.depth < INLINE_DEPTH:
+                    result = scheduler.step_inline(self, message)
+                    if result is not SUSPENDED_CALL:
+                        return result
+                    reply = self.task.item
+            if reply is None:
+                reply = Reply(loop=scheduler.loop)
+                reply.message = message
+                box = self.box
+                if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
+                    self.more().senders.append((reply, reply))
+                else:
+                    self.put(reply)
+            if reply.done():
+                return await reply
+            queue = system.deadlines.add(reply, timeout, self)
+            try:
+                return await reply
+            finally:  # what was answered is not kept alive by its deadline
+                while queue and queue[0][1].done():
+                    queue.popleft()
         finally:
             if me is not None:
                 me.waiting_on = None
 
     async def ask_queued(self, message: Message, timeout: float) -> Any:
-        """As ``ask``, but never inside the caller: for handlers that may be tried again."""
-        me = self._begin_wait()
+        """As ``ask``, but never inside the caller: for handlers that may be tried again, which needs an envelope."""
+        me = current.get()
+        if me is not None:
+            me = self._begin_wait(me)
         try:
             reply = Reply(loop=self.system.loop)
             reply.message = message
             box = self.box
-            if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
+            if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
                 self.more().senders.append((reply, reply))
             else:
                 self.put(reply)
@@ -269,10 +270,9 @@ class Cell:
             if me is not None:
                 me.waiting_on = None
 
-    def _begin_wait(self) -> Cell | None:
+    def _begin_wait(self, me: Cell) -> Cell | None:
         """Mark the calling actor as waiting for this one; only a call by a handler's own task blocks its actor."""
-        me = current.get()
-        if me is None or me.task is None or me.task is not asyncio.current_task():
+        if me.task is None or me.task is not current_task(self.system.scheduler.loop):
             return None
         ring = [me.path]
         cell: Cell | None = self
@@ -290,7 +290,9 @@ class Cell:
 
     def _overflow(self, item: Message | Reply) -> None:
         policy = self.spec.mailbox.when_full
-        if policy == "drop_oldest":
+        if self.capacity < 0:
+            self.system.refuse(self, item)
+        elif policy == "drop_oldest":
             self._drop_oldest()
             self.box.append(item)
         elif policy == "drop_new":
@@ -332,13 +334,13 @@ class Cell:
                 room.set_result(None)
 
     # --- running ---------------------------------------------------------------------------------------------------
-    def _schedule(self) -> None:
+    def schedule(self) -> None:
+        """Join the run queue."""
         self.state = READY
-        if self.kind.tasked:
-            # Not loop.create_task: an eager task factory would run the handler inside the sender.
-            self.task = asyncio.Task(self._work(), loop=self.system.loop, name=self.name, context=self.context)
-        else:
-            self.system.scheduler.add(self)
+        scheduler = self.system.scheduler
+        scheduler.queue.append(self)
+        if scheduler.asleep:
+            scheduler.wake()
 
     def settle(self) -> None:
         """After a burst: back to the queue or to sleep, unless the lifecycle has taken over."""
@@ -346,119 +348,167 @@ class Cell:
             return
         self.handling = None
         if self.box:
-            self._schedule()
+            self.schedule()
         else:
             self.state = IDLE
 
     def _run_inline(self, message: Message) -> Any:
+        """Run a ``def`` handler inside the caller, as if no task were running."""
         handler: Handler[..., Any] = message[0]
-        context = self.context
-        loop = self.system.loop
-        caller = asyncio.current_task()
+        loop = self.system.scheduler.loop
+        caller = current_task(loop)
         self.state = RUNNING
         self.handling = handler
         self.processed += 1
         if caller is not None:
-            _leave_task(loop, caller)
+            leave_task(loop, caller)
         try:
-            return context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
+            if handler.one:
+                return self.context.run(handler.function, self.actor, message[1])  # type: ignore[union-attr]
+            return self.context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
         except BaseException as error:
             answer = self.failed(handler, error)
-            self._poisoned(handler, error)
+            self.poisoned(handler, error)
             if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
             raise answer from answer.__cause__
         finally:
             if caller is not None:
-                _enter_task(loop, caller)
+                enter_task(loop, caller)
             self.settle()
+
+    def over(self, task: HandlerTask) -> None:
+        """A task of this actor has come to its end."""
+        if self.rare is not None and self.rare.senders:
+            self.admit()
+        if self.task is task:
+            self.task = None
+            self.settle()
+
+    def drain_one(self) -> int:
+        """``drain`` for the one message of an actor that was idle, which is most often what there is to do."""
+        box = self.box
+        item = box.popleft()
+        if type(item) is Reply:
+            box.append(item)
+            return self.drain(1)
+        self.state = RUNNING
+        self.handling = handler = item[0]
+        self.processed += 1
+        try:
+            if handler.one:
+                handler.function(self.actor, item[1])
+            else:
+                handler.run(self.actor, item)
+        except BaseException as error:
+            self.failed_in_burst(item, None, error)
+        if self.rare is not None and self.rare.senders:
+            self.admit()
+        if self.state == RUNNING:  # settle, written out
+            self.handling = None
+            if box:
+                self.schedule()
+            else:
+                self.state = IDLE
+        return 1
 
     def drain(self, budget: int) -> int:
         """Run up to ``budget`` queued messages of a class without ``async def`` handlers; return how many ran."""
-        box = self.box
-        actor = self.actor
+        box, actor = self.box, self.actor
+        take = box.popleft
         self.state = RUNNING
+        handler = None
+        size = len(box)
         count = 0
-        while box and count < budget and self.state == RUNNING:
+        for count in range(1, (size if size < budget else budget) + 1):  # noqa: B007  # counts those that ran
+            item = take()
+            reply = None
+            if type(item) is Reply:
+                reply = item
+                item = reply.message
+            if handler is not item[0]:
+                self.handling = handler = item[0]
+                function, one = handler.function, handler.one
+            try:
+                result = function(actor, item[1]) if one else handler.run(actor, item)
+            except BaseException as error:
+                self.failed_in_burst(item, reply, error)
+            else:
+                if reply is not None and not reply.done():
+                    reply.set_result(result)
+            if self.state != RUNNING:
+                break
+        self.processed += count
+        if self.rare is not None and self.rare.senders:
+            self.admit()
+        if self.state == RUNNING:  # settle, written out
+            self.handling = None
+            if box:
+                self.schedule()
+            else:
+                self.state = IDLE
+        return count
+
+    def begin_burst(self, task: HandlerTask, budget: int) -> Coroutine[Any, Any, int]:
+        """Return the coroutine that runs up to ``budget`` queued messages, ready for its first step under ``task``."""
+        self.state = RUNNING
+        self.task = task
+        burst = self.work(task, budget)
+        task.begin(self, burst, self.context)  # type: ignore[arg-type]
+        return burst
+
+    async def work(self, task: HandlerTask, budget: int) -> int:
+        """Run queued messages until one suspends, ``budget`` is used up, or the lifecycle takes over."""
+        box, actor, scheduler = self.box, self.actor, self.system.scheduler
+        count, handler = 0, None
+        while box and count < budget:
             item = box.popleft()
             count += 1
             reply = None
             if type(item) is Reply:
                 reply = item
                 item = reply.message
-            self.handling = handler = item[0]
-            try:
-                if len(item) == 2 and not handler.keywords:  # a call with a star takes three times as long
-                    result = handler.function(actor, item[1])
-                else:
-                    result = handler.run(actor, item)
-            except BaseException as error:
-                self._failed_in_burst(item, reply, error)
-            else:
-                if reply is not None:
-                    reply.answer(result)
-        self.processed += count
-        if self.rare is not None and self.rare.senders:
-            self.admit()
-        self.settle()
-        return count
-
-    async def _work(self) -> None:
-        """Run queued messages until there are none, a time slice is over, or the lifecycle takes over."""
-        task = self.task
-        if self.state != READY:
-            return
-        self.state = RUNNING
-        box, actor, scheduler = self.box, self.actor, self.system.scheduler
-        end = 0.0
-        window = CLOCK_EVERY if scheduler.permutation is None else scheduler.burst(CLOCK_EVERY)
-        while box and self.state == RUNNING:
-            item = box.popleft()
-            reply = None
-            if type(item) is Reply:
-                reply = item
-                item = reply.message
-            self.handling = handler = item[0]
+            if handler is not item[0]:
+                self.handling = handler = item[0]
+                function, one, is_async = handler.function, handler.one, handler.is_async
             self.processed += 1
             try:
-                result = handler.run(actor, item)
-                if handler.is_async:
+                result = function(actor, item[1]) if one else handler.run(actor, item)
+                if is_async:
                     result = await result
             except BaseException as error:
-                self._failed_in_burst(item, reply, error)
+                if self.task is not task:
+                    self.outlived(reply, error)
+                    return count
+                self.failed_in_burst(item, reply, error)
             else:
-                if reply is not None:
-                    reply.answer(result)
-            if self.rare is not None and self.rare.senders:
-                self.admit()
-            if task.cancelling():  # type: ignore[union-attr]  # a cancel left behind must not hit the next message
+                if reply is not None and not reply.done():
+                    reply.set_result(result)
+            # After a suspension the rest has to queue again; a cancel left behind must not hit the next message.
+            if scheduler.active is not task or task._requests or self.state != RUNNING:
                 break
-            window -= 1
-            if window == 0:
-                now = scheduler.clock()
-                if not end:  # the first look starts the slice: most bursts never get here
-                    end = now + scheduler.slice_seconds
-                if now >= end:
-                    break
-                window = CLOCK_EVERY
-        if self.task is task:
-            self.task = None
-            self.settle()
+        self.over(task)
+        return count
 
     # --- failing ---------------------------------------------------------------------------------------------------
-    def _failed_in_burst(self, message: Message, reply: Reply | None, error: BaseException) -> None:
+    def failed_in_burst(self, message: Message, reply: Reply | None, error: BaseException) -> None:
+        """Do what follows from an exception of a handler; what leaves the loop is raised again."""
         if isinstance(error, GeneratorExit):  # the loop is gone and the task is being collected
             raise error
+        self.fail(message, reply, error)
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise error
+
+    def fail(self, message: Message, reply: Reply | None, error: BaseException) -> None:
+        """Tell the supervisor and the caller of an exception of a handler, or have the message tried once more."""
         handler: Handler[..., Any] = message[0]
         answer = self.failed(handler, error)
         if handler.retry_once and type(message) is not Retried and self._comes_back_from(error):
-            try_again(self, Retried(message), reply)
+            self._try_again(message, reply)
             return
-        self._poisoned(handler, error)
+        self.poisoned(handler, error)
         if reply is not None:
             reply.fail(answer)
-        if not isinstance(error, (Exception, asyncio.CancelledError)):
-            raise error
 
     def _comes_back_from(self, error: BaseException) -> bool:
         """Return whether this error has just ended the incarnation, and another is to follow."""
@@ -466,11 +516,26 @@ class Cell:
         family = self.parent.family if self.parent is not None else None
         return ended_by_it and self.spec.restart != "temporary" and family is not None and not family.closing
 
-    def _poisoned(self, handler: Handler[..., Any], error: BaseException) -> None:
-        """Publish that a message is lost because it crashed the actor."""
+    def _try_again(self, message: Message, reply: Reply | None) -> None:
+        """Put a message that crashed its actor before everything the next incarnation will handle."""
+        item: Message | Reply = Retried(message)
+        if reply is not None:
+            reply.message = Retried(message)
+            item = reply
+        self.box.appendleft(item)
+
+    def poisoned(self, handler: Handler[..., Any], error: BaseException) -> None:
+        """Publish that a message is lost, if it crashed the actor."""
         if self.system.events.active and isinstance(self.ending, Crashed) and self.ending.error is error:
             event = Poisoned(path=self.path, at=self.system.now(), message=handler.name, error=error)
             self.system.events.publish(event)
+
+    def outlived(self, reply: Reply | None, error: BaseException) -> None:
+        """A handler given up on has ended after all, with an error: it is not the present incarnation's."""
+        if reply is not None:
+            reply.fail(ActorStoppedError(f"{self.path} was stopped while it ran this message.", actor=self.path))
+        if not isinstance(error, (Exception, asyncio.CancelledError)):
+            raise error
 
     def failed(self, handler: Handler[..., Any], error: BaseException) -> BaseException:
         """Decide what an exception of a handler means for the actor; return what its caller gets."""
@@ -489,7 +554,7 @@ class Cell:
             answer: BaseException = ActorCrashedError(
                 f"{self.path} left the event loop in {handler.name}: {error!r}.", actor=self.path
             )
-        elif self.state == RUNNING:
+        elif self.state == RUNNING and not self.system.loop_is_ending():
             self.crash(error, handler.name)
             answer = ActorCrashedError(
                 f"{handler.name} of {self.path} was cancelled by nobody who was asked to: an awaited task was "

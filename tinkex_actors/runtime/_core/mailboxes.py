@@ -1,63 +1,31 @@
-"""Mailboxes in passing: of an actor between two incarnations, and of one that only finishes what it has."""
+"""What becomes of queued messages when an actor restarts, finishes what it has, or ends."""
 
 from __future__ import annotations
 
-import sys
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from tinkex_actors.errors import ActorRestartedError, ActorStoppedError, RestartsExhaustedError
-from tinkex_actors.runtime._core.cell import DEAD, IDLE, Cell, DeadBox
+from tinkex_actors.runtime._core.cell import AWAY, CLOSED, DEAD, IDLE, Cell
 from tinkex_actors.runtime._core.messages import Handler, Last, Message, Reply, Retried
 from tinkex_actors.runtime.exits import Crashed, ExitReason, NoActor, Normal, Shutdown
 
 __all__ = [
-    "ClosingBox",
-    "WaitingBox",
     "close_and_drain",
     "close_mailbox",
     "phrase_of",
+    "refuse_for_restart",
     "reopen",
     "set_aside",
     "stopped_error",
 ]
 
 
-class WaitingBox(DeadBox):
-    """The mailbox of an actor that fails fast while it restarts: refuses, and keeps what is to be handled later."""
-
-    __slots__ = ("kept",)
-
-    def __init__(self, cell: Cell, kept: deque[Message | Reply]) -> None:
-        super().__init__(cell)
-        self.kept = kept
-
-    def append(self, item: Message | Reply) -> None:
-        """Refuse a message, unless it is the runtime's own."""
-        if _is_own(self.cell, item):
-            self.kept.append(item)
-        else:
-            _refuse(self.cell, item)
-
-
-class ClosingBox(deque):  # type: ignore[type-arg]
-    """A mailbox that takes no more messages while its actor handles those that are in it."""
-
-    def __init__(self, cell: Cell, items: deque[Message | Reply]) -> None:
-        super().__init__(items)
-        self.cell = cell
-
-    def append(self, item: Message | Reply) -> None:
-        """Refuse a message as a stopped actor does."""
-        self.cell.system.refuse(self.cell, item)
-
-
 # --- between two incarnations ----------------------------------------------------------------------------------------
 def set_aside(cell: Cell) -> None:
     """Do with the queued messages what the actor's restart policy says, now that its incarnation has ended."""
     policy, box = cell.kind.policy, cell.box
-    if isinstance(box, DeadBox) or (policy.casts == policy.calls == "keep" and not policy.fail_fast):
+    if cell.fate is not None or (policy.casts == policy.calls == "keep" and not policy.fail_fast):
         return
     if box:
         items = list(box)
@@ -65,9 +33,12 @@ def set_aside(cell: Cell) -> None:
         box.extend(item for item in items if _stays(cell, item))
         for item in items:
             if not _stays(cell, item):
-                _refuse(cell, item)
+                refuse_for_restart(cell, item)
     if policy.fail_fast:
-        cell.box = WaitingBox(cell, deque() if box is None else box)
+        if box is None:
+            cell.box = cell.system.scheduler.mailbox(cell)
+        if cell.capacity != CLOSED:
+            cell.capacity = AWAY
         _refuse_senders(cell, lambda message: _restarted_error(cell, message))
     elif box is not None:
         cell.admit()
@@ -75,8 +46,8 @@ def set_aside(cell: Cell) -> None:
 
 def reopen(cell: Cell) -> None:
     """Let messages in again."""
-    if isinstance(cell.box, WaitingBox):
-        cell.box = cell.box.kept
+    if cell.capacity == AWAY:
+        cell.capacity = cell.spec.mailbox.capacity
 
 
 def _stays(cell: Cell, item: Message | Reply) -> bool:
@@ -89,7 +60,8 @@ def _is_own(cell: Cell, item: Message | Reply) -> bool:
     return isinstance(message, (Last, Retried)) or message[0] in cell.kind.hooks.values()
 
 
-def _refuse(cell: Cell, item: Message | Reply) -> None:
+def refuse_for_restart(cell: Cell, item: Message | Reply) -> None:
+    """Fail a call that a restarted actor did not come to, or record a cast."""
     if isinstance(item, Reply):
         item.fail(_restarted_error(cell, item.message[0].name))
     else:
@@ -115,15 +87,13 @@ def _restarted_error(cell: Cell, message: str) -> ActorRestartedError:
 # --- the end -----------------------------------------------------------------------------------------------------
 def close_mailbox(cell: Cell, reason: ExitReason) -> None:
     """Turn queued and later casts into dead letters; fail queued calls and waiting senders."""
-    reopen(cell)
-    box, cell.box = cell.box, DeadBox(cell)
-    cell.fate = reason
-    if box and not isinstance(box, DeadBox):
-        for item in box:
-            if not isinstance(item, Last):
-                cell.system.refuse(cell, item)
-            elif item[-1] is not None:
-                item[-1].cancel()
+    box, cell.box = cell.box, None
+    cell.fate = reason  # from here on ``put`` refuses
+    for item in box or ():
+        if not isinstance(item, Last):
+            cell.system.refuse(cell, item)
+        elif item[-1] is not None:
+            item[-1].cancel()
     _refuse_senders(cell, lambda _: stopped_error(cell))
 
 
@@ -161,22 +131,16 @@ def close_and_drain(cell: Cell, reason: ExitReason) -> bool:
     Returns:
         False if there is nothing to wait for: the caller stops the actor.
     """
-    box = cell.box.kept if isinstance(cell.box, WaitingBox) else cell.box
-    if cell.state == DEAD or isinstance(box, DeadBox) or cell.fate is not None or (cell.state == IDLE and not box):
+    if cell.fate is not None or (cell.state == IDLE and not cell.box):
         return False
-    if isinstance(box, ClosingBox):
+    if cell.capacity == CLOSED:
         return True  # asked before
-    closing = ClosingBox(cell, box if box is not None else deque())
-    if box:
-        box.clear()  # a burst under way holds on to this one, and ends
-    system = cell.system
-    alarm = None if cell.spec.grace == float("inf") else system.loop.call_later(cell.spec.grace, _stop, cell, reason)
-    deque.append(closing, Last((LAST, cell, reason, alarm)))
-    cell.capacity = sys.maxsize  # full or not, what comes now is refused, not waited with
-    if isinstance(cell.box, WaitingBox):
-        cell.box.kept = closing
-    else:
-        cell.box = closing
+    system, grace = cell.system, cell.spec.grace
+    alarm = None if grace == float("inf") else system.loop.call_later(grace, _stop, cell, reason)
+    if cell.box is None:
+        cell.box = system.scheduler.mailbox(cell)
+    cell.box.append(Last((LAST, cell, reason, alarm)))
+    cell.capacity = CLOSED
     _refuse_senders(cell, lambda _: stopped_error(cell))
     return True
 

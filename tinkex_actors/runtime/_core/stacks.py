@@ -9,10 +9,20 @@ from typing import Any
 
 from tinkex_actors.runtime._core.cell import Cell
 from tinkex_actors.runtime._core.messages import Handler
+from tinkex_actors.runtime._core.scheduler import Scheduler
+from tinkex_actors.runtime._core.tasks import HandlerTask
 
 __all__ = ["await_chain", "place_of", "runner_in", "stack_of"]
 
-RUNNERS = (Cell.drain.__code__, Cell._work.__code__, Cell._run_inline.__code__)
+RUNNERS = (
+    Cell.drain.__code__,
+    Cell.drain_one.__code__,
+    Cell.work.__code__,
+    Cell._run_inline.__code__,
+    Scheduler._step_one.__code__,
+    Scheduler.step_inline.__code__,
+    HandlerTask._step.__code__,
+)
 
 
 def await_chain(task: asyncio.Task[Any]) -> Iterator[FrameType]:
@@ -43,7 +53,11 @@ def runner_in(frame: FrameType | None) -> tuple[Cell | None, Handler[..., Any] |
     """Return the innermost actor whose code is on a stack, and the message it is in; nothing is written for this."""
     while frame is not None:
         if frame.f_code in RUNNERS:
-            cell, handler = frame.f_locals.get("self"), frame.f_locals.get("handler")
+            runner, handler = frame.f_locals.get("self"), frame.f_locals.get("handler")
+            cell = frame.f_locals.get("cell") if isinstance(runner, Scheduler) else runner
+            if isinstance(runner, HandlerTask):
+                cell = runner.cell
+                handler = cell.handling if cell is not None else None
             if isinstance(cell, Cell) and isinstance(handler, Handler):
                 return cell, handler
         frame = frame.f_back

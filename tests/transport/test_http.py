@@ -1,0 +1,136 @@
+"""The HTTP transport against servers that misbehave: every exchange ends, in words that are true."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tinkex_actors import APIConnectionError, APITimeoutError, ClosedError, Config
+from tinkex_actors.transport.http import HttpTransport
+from tinkex_actors.wire.exchange import Request
+
+Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def listening(talk: Talk) -> AsyncIterator[int]:
+    """A server on loopback that talks to each connection, and drops it then."""
+
+    ended: list[asyncio.Event] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        over = asyncio.Event()
+        ended.append(over)
+        try:
+            await talk(reader, writer)
+        finally:
+            writer.close()
+            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
+            over.set()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+        for over in ended:
+            await over.wait()
+
+
+async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Read for ever, answer nothing."""
+    await reader.read()
+
+
+async def refuse_as_proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Ask for other credentials."""
+    await reader.readuntil(b"\r\n\r\n")
+    writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+    await writer.drain()
+
+
+def request(pool: str = "train", timeout: float = 5.0) -> Request:
+    return Request("GET", "/api/v1/healthz", {}, pool=pool, timeout=timeout)
+
+
+async def failure(base_url: str, config: Config) -> APIConnectionError:
+    transport = HttpTransport(base_url, config=config)
+    with pytest.raises(APIConnectionError) as caught:
+        await transport.send(request())
+    await transport.close()
+    return caught.value
+
+
+async def test_closing_ends_every_exchange_also_those_that_wait_for_a_connection() -> None:
+    async with listening(silence) as port:
+        transport = HttpTransport(f"http://127.0.0.1:{port}", config=Config())
+        # The pool has four connections: two of the six wait for one.
+        waiting = [asyncio.ensure_future(transport.send(request("telemetry", 60.0))) for _ in range(6)]
+        await asyncio.wait(waiting, timeout=0.1)
+        await transport.close()
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+
+    assert [type(outcome) for outcome in outcomes] == [APIConnectionError] * 6
+    with pytest.raises(ClosedError):
+        await transport.send(request())
+
+
+async def test_cancelling_an_exchange_is_a_cancellation() -> None:
+    async with listening(silence) as port:
+        transport = HttpTransport(f"http://127.0.0.1:{port}", config=Config())
+        sending = asyncio.ensure_future(transport.send(request()))
+        await asyncio.wait([sending], timeout=0.05)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await transport.close()
+
+
+async def test_a_time_out_names_the_limit_that_passed() -> None:
+    async with listening(silence) as port:
+        transport = HttpTransport(f"http://127.0.0.1:{port}", config=Config())
+        with pytest.raises(APITimeoutError, match=r"no answer within 0\.05 s"):
+            await transport.send(request(timeout=0.05))
+        await transport.close()
+
+
+async def test_a_connection_that_never_comes_names_the_limit_of_connecting() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        port = full.getsockname()[1]
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(("127.0.0.1", port))
+        transport = HttpTransport(f"http://127.0.0.1:{port}", config=Config(connect_timeout=0.05))
+        with pytest.raises(APITimeoutError, match=r"no connection within 0\.05 s"):
+            await transport.send(request())
+        await transport.close()
+        for filler in fillers:
+            filler.close()
+
+
+async def test_a_password_in_a_url_is_never_shown() -> None:
+    async with listening(refuse_as_proxy) as port:
+        errors = [
+            await failure("https://tinker.example/api", Config(proxy=f"http://me:hidden@127.0.0.1:{port}")),
+            await failure("http://me:hidden@127.0.0.1:1", Config(base_url="http://me:hidden@127.0.0.1:1")),
+        ]
+
+    for error in errors:
+        assert "hidden" not in "".join(traceback.format_exception(error))
+    assert "407" in str(errors[0])
+    assert "http://***@127.0.0.1:1/api/v1/healthz" in str(errors[1])
+
+
+async def test_samples_leave_training_its_polls_and_the_process_its_files() -> None:
+    resource = pytest.importorskip("resource")
+    transport = HttpTransport("http://127.0.0.1:1", config=Config())
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+    assert 1 <= transport.sample_slots <= 1000
+    assert files == resource.RLIM_INFINITY or transport.sample_slots <= max(1, files // 4)
