@@ -133,6 +133,8 @@ class ChildSpec(msgspec.Struct, frozen=True):
 def _validate_class(cls: object) -> None:
     if not (isinstance(cls, type) and hasattr(cls, "default_shutdown")):
         raise ConfigError(f"Only subclasses of Actor can be spawned, got {cls!r}.")
+    if "_kind" in cls.__dict__:
+        return  # spawned before: its policy has been looked at
     policy = getattr(cls, "restart_policy", None)
     if not isinstance(policy, RestartPolicy):
         raise ConfigError(f"{cls.__name__}.restart_policy must be a RestartPolicy, got {policy!r}.")

@@ -47,12 +47,15 @@ async def begin(cell: Cell) -> None:
     cell.ending = None
     try:
         _construct(cell)
-        hand_over(cell)
+        carries = cell.kind.policy.carry is not None
+        if carries:
+            hand_over(cell)
         if cell.kind.has_init:
             await _run_init(cell)
         if cell.ending is not None or cell.fate is not None:
             raise ActorStoppedError(f"{cell.path} was stopped while it started.", actor=cell.path)
-        commit(cell)
+        if carries:
+            commit(cell)
     except BaseException as error:
         await halt(cell, Crashed(error), grace=0.0, with_hook=False)
         if isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not _caller_cancelled()):
@@ -62,7 +65,8 @@ async def begin(cell: Cell) -> None:
             ) from error
         raise
     cell.lifecycle = None
-    reopen(cell)
+    if cell.capacity < 0:
+        reopen(cell)
     cell.state = RUNNING
     cell.settle()
     events = cell.system.events
