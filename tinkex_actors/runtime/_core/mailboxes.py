@@ -89,12 +89,14 @@ def close_mailbox(cell: Cell, reason: ExitReason) -> None:
     """Turn queued and later casts into dead letters; fail queued calls and waiting senders."""
     box, cell.box = cell.box, None
     cell.fate = reason  # from here on ``put`` refuses
-    for item in box or ():
-        if not isinstance(item, Last):
-            cell.system.refuse(cell, item)
-        elif item[-1] is not None:
-            item[-1].cancel()
-    _refuse_senders(cell, lambda _: stopped_error(cell))
+    if box:
+        for item in box:
+            if not isinstance(item, Last):
+                cell.system.refuse(cell, item)
+            elif item[-1] is not None:
+                item[-1].cancel()
+    if cell.rare is not None:
+        _refuse_senders(cell, lambda _: stopped_error(cell))
 
 
 def stopped_error(cell: Cell) -> Exception:
