@@ -46,7 +46,8 @@ bench: setup ## measure, as ratios against baselines in the same run
 	@$(PY) -m tests.bench
 
 soak: setup ## the seeded simulations, at length
-	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q tests/runtime tests/actors
+	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=3600 tests/runtime
+	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors
 
 $(DOCS_STAMP): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then \

@@ -20,6 +20,7 @@ from tinkex_actors.runtime import (
     DynamicSupervisor,
     ExitReason,
     Normal,
+    RestartPolicy,
     Supervisor,
     handler,
 )
@@ -72,14 +73,44 @@ class Leaf(Actor):
             self.link(other)
 
 
-def tree(ledger: Counter[int], failing: dict[str, list[int]], restart: str, backoff: bool) -> list[ChildSpec]:
+class Fast(Leaf):
+    restart_policy = RestartPolicy(fail_fast=True)
+
+
+class Forgetful(Leaf):
+    restart_policy = RestartPolicy(casts="drop", calls="fail")
+
+
+class Careful(Leaf):
+    """Everything kept: the queue, a child, and the count of what it has handled."""
+
+    restart_policy = RestartPolicy(children="keep", carry="count")
+    count = 0
+
+    async def init(self) -> None:
+        await super().init()
+        if not self.ref.children:
+            await self.spawn(Leaf, self.ledger, [], 0.1, name="kept")
+
+    @handler
+    async def put(self, number: int, seconds: float) -> int:
+        self.count += 1
+        return await Leaf.put.function(self, number, seconds)  # type: ignore[attr-defined, no-any-return]
+
+
+LEAF_CLASSES = [Leaf, Fast, Forgetful, Careful]
+
+
+def tree(
+    ledger: Counter[int], failing: dict[str, list[int]], restart: str, backoff: bool, leaf: type[Leaf]
+) -> list[ChildSpec]:
     groups = []
     for index, (group, strategy) in enumerate(
         (("one", "one_for_one"), ("rest", "rest_for_one"), ("all", "one_for_all"))
     ):
         children = [
             ChildSpec(
-                Leaf, (ledger, failing[f"/top/{group}/{name}"], 0.25 * (index + number)), name=name, restart=restart
+                leaf, (ledger, failing[f"/top/{group}/{name}"], 0.25 * (index + number)), name=name, restart=restart
             )
             for number, name in enumerate("abc")
         ]
@@ -95,7 +126,7 @@ histories = st.lists(
     st.one_of(
         st.tuples(st.just("put"), targets, st.sampled_from([0.0, 0.3])),
         st.tuples(st.just("ask"), targets, st.sampled_from([0.0, 0.3])),
-        st.tuples(st.sampled_from(["crash", "kill", "stop", "finish", "fail_next_init"]), targets),
+        st.tuples(st.sampled_from(["crash", "kill", "stop", "drain", "finish", "fail_next_init"]), targets),
         st.tuples(st.just("tie"), targets, targets),
         st.tuples(st.just("kill_supervisor"), st.sampled_from(["/top/one", "/top/rest", "/top/all", "/top/dynamic"])),
         st.tuples(st.just("start_dynamic"), st.booleans()),
@@ -108,7 +139,8 @@ histories = st.lists(
 class World:
     """One run of one history."""
 
-    def __init__(self, restart: str, backoff: bool) -> None:
+    def __init__(self, restart: str, backoff: bool, leaf: type[Leaf]) -> None:
+        self.leaf = leaf
         self.ledger: Counter[int] = Counter()
         self.failing: dict[str, list[int]] = {path: [] for path in LEAVES}
         self.restart, self.backoff = restart, backoff
@@ -120,7 +152,7 @@ class World:
     async def live(self, history: list[tuple[Any, ...]]) -> None:
         async with ActorSystem(max_restarts=1000, stop_timeout=1000.0) as system:
             system.events.subscribe(self.restarted.append, ActorRestarted)
-            specs = tree(self.ledger, self.failing, self.restart, self.backoff)
+            specs = tree(self.ledger, self.failing, self.restart, self.backoff, self.leaf)
             self.top = await system.spawn(
                 Supervisor, specs, name="top", restart="temporary", strategy="one_for_one", **INTENSITY
             )
@@ -159,6 +191,8 @@ class World:
             ref.kill()
         elif what == "stop":
             ref.request_stop(Normal())
+        elif what == "drain":
+            ref.request_stop(Normal(), drain=True)
         elif what == "fail_next_init":
             self.failing[rest[0]].append(1)
         elif what == "tie":
@@ -203,7 +237,15 @@ class World:
             assert sum(1 for at in restarts if start <= at < start + window) <= allowed
 
 
-@settings(max_examples=60, deadline=None)
-@given(histories, st.sampled_from(["permanent", "transient", "temporary"]), st.booleans(), st.integers(0, 1000))
-def test_any_history_under_any_order(history: list[tuple[Any, ...]], restart: str, backoff: bool, seed: int) -> None:
-    run_virtual(World(restart, backoff).live(history), seed=seed)
+@settings(max_examples=100, deadline=None)
+@given(
+    histories,
+    st.sampled_from(["permanent", "transient", "temporary"]),
+    st.booleans(),
+    st.sampled_from(LEAF_CLASSES),
+    st.integers(0, 1000),
+)
+def test_any_history_under_any_order(
+    history: list[tuple[Any, ...]], restart: str, backoff: bool, leaf: type[Leaf], seed: int
+) -> None:
+    run_virtual(World(restart, backoff, leaf).live(history), seed=seed)

@@ -6,13 +6,18 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
 
 from tests.runtime.actors import Hooked, Recorder, Sleeper
-from tinkex_actors.runtime import ActorSystem, ChildSpec, Supervisor
+from tinkex_actors.errors import CallTimeoutError
+from tinkex_actors.runtime import ActorRef, ActorSystem, ChildSpec, Supervisor
+
+RECORDER: web.AppKey[ActorRef[Sleeper]] = web.AppKey("recorder", ActorRef)
 
 
 async def a_bit_of_everything() -> None:
@@ -49,6 +54,37 @@ def loops() -> list[Callable[[], asyncio.AbstractEventLoop]]:
 def test_real_time_on_every_loop(factory: Callable[[], asyncio.AbstractEventLoop], debug: bool) -> None:
     with asyncio.Runner(loop_factory=factory, debug=debug) as runner:
         runner.run(a_bit_of_everything())
+
+
+async def test_inside_a_web_application() -> None:
+    """Started and stopped by the application's own life cycle; handlers of requests call actors."""
+
+    async def actors(app: web.Application) -> AsyncIterator[None]:
+        async with ActorSystem(name="web") as system:
+            app[RECORDER] = await system.spawn(Sleeper)
+            yield
+
+    async def put(request: web.Request) -> web.Response:
+        await request.app[RECORDER].call.put(request.match_info["item"])
+        return web.json_response(await request.app[RECORDER].call.seen())
+
+    async def too_slow(request: web.Request) -> web.Response:
+        try:
+            await request.app[RECORDER].within(0.01).call.nap(0.05)
+        except CallTimeoutError:
+            return web.Response(status=504)
+        return web.Response()
+
+    app = web.Application()
+    app.cleanup_ctx.append(actors)
+    app.router.add_put("/{item}", put)
+    app.router.add_get("/slow", too_slow)
+    async with TestClient(TestServer(app)) as client:
+        answers = await asyncio.gather(*(client.put(f"/{item}") for item in "abc"))
+        assert [answer.status for answer in answers] == [200, 200, 200]
+        assert sorted(await (await client.put("/d")).json()) == ["a", "b", "c", "d"]
+        assert (await client.get("/slow")).status == 504
+    assert not app[RECORDER].alive
 
 
 async def test_several_systems_share_a_loop() -> None:

@@ -21,6 +21,7 @@ from tinkex_actors.runtime import (
     Event,
     EventHub,
     HandlerBlocked,
+    Poisoned,
     Supervisor,
 )
 from tinkex_actors.testing import settle, virtual_time
@@ -38,6 +39,7 @@ async def test_the_life_of_an_actor_as_events() -> None:
         assert [type(event) for event in seen] == [
             ActorStarted,
             ActorCrashed,
+            Poisoned,
             ActorStarted,
             ActorRestarted,
             ActorStopped,
@@ -48,7 +50,7 @@ async def test_the_life_of_an_actor_as_events() -> None:
         assert (crash.where, crash.incarnation, type(crash.error)) == ("crash", 0, ZeroDivisionError)
         unsubscribe()
         await system.spawn(Recorder)
-        assert len(seen) == 5
+        assert len(seen) == 6
 
 
 def test_subscribers_choose_types_and_failing_ones_are_isolated() -> None:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from tinkex_actors.errors import CallTimeoutError
 from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, handler
-from tinkex_actors.testing import run_virtual
+from tinkex_actors.testing import Faults, InjectedFault, run_virtual
 
 SEEDS = 300
 
@@ -113,7 +114,78 @@ async def make_twice() -> None:
         await asyncio.sleep(1.0)
 
 
-@pytest.mark.parametrize("scenario", [check_then_act, last_write_of_two_senders, make_twice])
+class Press(Actor):
+    """Passes its work on to another actor."""
+
+    def __init__(self, out: ActorRef[Cache]) -> None:
+        self.out = out
+
+    @handler
+    async def make(self, value: int) -> None:
+        self.out.cast.store(value)
+
+
+async def stop_too_early() -> None:
+    """Planted: the program thinks that a few turns are enough for the work to be done, and stops without draining."""
+    async with ActorSystem() as system:
+        cache = await system.spawn(Cache)
+        press = await system.spawn(Press, cache)
+        for value in range(4):
+            press.cast.make(value)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await press.stop()
+        await asyncio.sleep(1.0)
+        assert len(system.dead_letters) == 0
+
+
+class Till(Actor):
+    def __init__(self) -> None:
+        self.total = 0
+
+    @handler
+    def charge(self, amount: int) -> None:
+        self.total += amount
+
+    @handler
+    def sum(self) -> int:
+        return self.total
+
+
+async def charged_twice() -> None:
+    """Planted: a call that timed out is repeated, although its handler may have run."""
+    async with ActorSystem() as system:
+        till = await system.spawn(Till, name="till")
+        Faults(system).drop_reply("/till", "charge", chance=0.1)
+        for _ in range(3):
+            while True:
+                try:
+                    await till.call.charge(10)
+                    break
+                except CallTimeoutError:
+                    continue
+        assert await till.call.sum() == 30
+
+
+async def forgotten_in_a_crash() -> None:
+    """Planted: the total is kept in the actor only, and ``restart_policy`` does not carry it."""
+    async with ActorSystem(max_restarts=100) as system:
+        till = await system.spawn(Till, name="till")
+        Faults(system).crash("/till", "charge", chance=0.1)
+        charged = 0
+        for _ in range(3):
+            try:
+                await till.call.charge(10)
+                charged += 10
+            except InjectedFault:
+                continue
+        assert await till.call.sum() == charged
+
+
+RACES = [check_then_act, last_write_of_two_senders, make_twice, stop_too_early, charged_twice, forgotten_in_a_crash]
+
+
+@pytest.mark.parametrize("scenario", RACES)
 def test_a_planted_race_is_found_by_seeds_only(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
     for _ in range(5):
         run_virtual(scenario())

@@ -148,7 +148,7 @@ def test_a_failure_under_a_seed_says_how_to_replay_it() -> None:
 
     with pytest.raises(AssertionError) as caught:
         fails_under_seed_2()
-    assert "replay: @virtual_time(seed=2)" in caught.value.__notes__[0]
+    assert "replay: @virtual_time(seed=2, only=())" in caught.value.__notes__[0]
 
 
 def test_the_variable_overrides_the_number_of_seeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import assert_type
 
-from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, ChildSpec, DynamicSupervisor, Supervisor, handler
+from tinkex_actors.runtime import (
+    Actor,
+    ActorRef,
+    ActorSystem,
+    ChildSpec,
+    DynamicSupervisor,
+    RestartPolicy,
+    Supervisor,
+    handler,
+)
 
 
 class Scorer(Actor):
+    restart_policy = RestartPolicy(calls="fail", carry="seen")
+
     def __init__(self, model: str) -> None:
         self.model = model
         self.seen = 0
@@ -34,6 +45,10 @@ class Scorer(Actor):
     def lookup_now(self, key: str) -> dict[str, int]:
         return {key: 1}
 
+    @handler(retry_once=True)
+    async def store(self, key: str) -> bytes:
+        return key.encode()
+
 
 async def correct(system: ActorSystem) -> None:
     scorer = await system.spawn(Scorer, "tiny", restart="transient", name="scorer", shutdown=1.0)
@@ -43,6 +58,7 @@ async def correct(system: ActorSystem) -> None:
     assert_type(await scorer.within(0.5).call.grade("text"), float)
     assert_type(await scorer.call.lookup("a"), list[str])
     assert_type(await scorer.call.lookup_now("a"), dict[str, int])
+    assert_type(await scorer.call.store("a"), bytes)
     scorer.cast.grade("text")
     scorer.cast.peek()
     await scorer.send.grade("text")
@@ -53,4 +69,5 @@ async def correct(system: ActorSystem) -> None:
     dynamic = await system.spawn(DynamicSupervisor, max_children=3)
     child: ActorRef[Scorer] = await dynamic.call.start_child(ChildSpec(Scorer, ("tiny",)))
     anything: ActorRef[Actor] = child
-    await anything.stop()
+    await anything.stop(drain=True)
+    print(system.explain(anything), await system.top(0.1))

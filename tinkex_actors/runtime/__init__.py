@@ -23,7 +23,8 @@ from __future__ import annotations
 
 from tinkex_actors.runtime._core.restarts import Backoff
 from tinkex_actors.runtime.actor import Actor, Reject, handler
-from tinkex_actors.runtime.child_spec import ChildSpec, Mailbox
+from tinkex_actors.runtime.child_spec import ChildSpec, Mailbox, RestartPolicy
+from tinkex_actors.runtime.debugging import StrayTask
 from tinkex_actors.runtime.events import (
     ActorCrashed,
     ActorRestarted,
@@ -34,6 +35,7 @@ from tinkex_actors.runtime.events import (
     Event,
     EventHub,
     HandlerBlocked,
+    Poisoned,
     Rejected,
     SupervisorGaveUp,
 )
@@ -45,9 +47,11 @@ from tinkex_actors.runtime.exits import (
     Killed,
     NoActor,
     Normal,
+    Restarted,
     Shutdown,
     StopReport,
 )
+from tinkex_actors.runtime.introspection import ActorLoad, Explanation, Situation, Top
 from tinkex_actors.runtime.ref import ActorRef
 from tinkex_actors.runtime.registry import Registry
 from tinkex_actors.runtime.script import run
@@ -60,6 +64,7 @@ __all__ = [
     "Abandoned",
     "Actor",
     "ActorCrashed",
+    "ActorLoad",
     "ActorRef",
     "ActorRestarted",
     "ActorStarted",
@@ -78,6 +83,7 @@ __all__ = [
     "Event",
     "EventHub",
     "ExitReason",
+    "Explanation",
     "HandlerBlocked",
     "Killed",
     "LostMessage",
@@ -85,15 +91,21 @@ __all__ = [
     "NoActor",
     "Normal",
     "PartitionSupervisor",
+    "Poisoned",
     "Registry",
     "Reject",
     "Rejected",
+    "RestartPolicy",
+    "Restarted",
     "Shutdown",
+    "Situation",
     "StopReport",
+    "StrayTask",
     "Supervisor",
     "SupervisorGaveUp",
     "TaskSupervisor",
     "Timer",
+    "Top",
     "handler",
     "run",
 ]

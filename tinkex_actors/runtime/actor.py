@@ -10,7 +10,7 @@ from tinkex_actors.errors import ActorStoppedError, ConfigError
 from tinkex_actors.runtime._core.cell import DEAD, Cell, Reject
 from tinkex_actors.runtime._core.children import Children
 from tinkex_actors.runtime._core.messages import Handler, message_of
-from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart
+from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart, RestartPolicy
 from tinkex_actors.runtime.exits import Down, ExitReason, NoActor, Normal
 from tinkex_actors.runtime.timers import Timer
 
@@ -31,8 +31,9 @@ A = TypeVar("A", bound="Actor")
 class HandlerOptions:
     """What ``handler(raises=...)`` returns: the decorator."""
 
-    def __init__(self, raises: tuple[type[Exception], ...]) -> None:
+    def __init__(self, raises: tuple[type[Exception], ...], retry_once: bool) -> None:
         self._raises = raises
+        self._retry_once = retry_once
 
     @overload
     def __call__(self, function: Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]) -> Handler[P, R]: ...
@@ -41,7 +42,7 @@ class HandlerOptions:
     def __call__(self, function: Callable[Concatenate[Any, P], R]) -> Handler[P, R]: ...
 
     def __call__(self, function: Callable[..., Any]) -> Handler[..., Any]:
-        return Handler(function, self._raises)
+        return Handler(function, self._raises, self._retry_once)
 
 
 @overload
@@ -53,7 +54,9 @@ def handler(function: Callable[Concatenate[Any, P], R], /) -> Handler[P, R]: ...
 
 
 @overload
-def handler(*, raises: type[Exception] | tuple[type[Exception], ...] = ()) -> HandlerOptions: ...
+def handler(
+    *, raises: type[Exception] | tuple[type[Exception], ...] = (), retry_once: bool = False
+) -> HandlerOptions: ...
 
 
 def handler(
@@ -61,27 +64,35 @@ def handler(
     /,
     *,
     raises: type[Exception] | tuple[type[Exception], ...] = (),
+    retry_once: bool = False,
 ) -> Handler[..., Any] | HandlerOptions:
     """Make a method a message: ``@handler`` or ``@handler(raises=NotFound)``.
 
     Args:
         function: the method, ``def`` (cheapest: no task) or ``async def``.
         raises: exception types that are answers, not crashes: the caller gets them, the actor lives on.
+        retry_once: for idempotent handlers: a message that crashes the actor is handled once more, first of all, by the
+            next incarnation; its caller waits on, within its deadline. The second crash is final for the message.
     """
     declared = raises if isinstance(raises, tuple) else (raises,)
-    return HandlerOptions(declared) if function is None else Handler(function, declared)
+    return HandlerOptions(declared, retry_once) if function is None else Handler(function, declared, retry_once)
 
 
 class Actor:
     """One unit of state that handles one message at a time.
 
     Write ``__init__`` (plain; run again with the same arguments at each restart), handlers, and where needed the hooks
-    ``init``, ``on_stop``, ``on_down(self, down)`` and ``on_exit(self, down)``. Everything below is for the actor's own
-    code, in handlers, hooks and linked tasks; others use the ref.
+    ``init``, ``on_stop``, ``on_down(self, down)``, ``on_restarted(self, restarted)`` and ``on_exit(self, down)``.
+    Everything below is for the actor's own code, in handlers, hooks and linked tasks; others use the ref.
+
+    Attributes:
+        restart_policy: what a restart means for its queue, children and state; by default the queue is kept, children
+            end, and ``init`` begins anew.
     """
 
     default_shutdown: ClassVar[float] = 5.0
     supervises: ClassVar[bool] = False
+    restart_policy: ClassVar[RestartPolicy] = RestartPolicy()
 
     _cell: Cell
 
@@ -179,16 +190,26 @@ class Actor:
             cell.family = Children(cell)
         return await cell.family.start(spec)
 
-    def monitor(self, ref: ActorRef[Any]) -> None:
-        """Get a ``Down`` in ``on_down`` when ``ref`` ends for good; at once, with ``NoActor``, if it has ended."""
+    def monitor(self, ref: ActorRef[Any], *, restarts: bool = False) -> None:
+        """Get a ``Down`` in ``on_down`` when ``ref`` ends for good; at once, with ``NoActor``, if it has ended.
+
+        Args:
+            ref: whom to watch.
+            restarts: get a ``Restarted`` in ``on_restarted`` too, each time it has restarted.
+        """
         cell = self._cell
         hook = cell.kind.hooks["on_down"]
         if hook is None:
             raise ConfigError(f"{type(self).__name__} monitors {ref.path} but has no on_down(self, down).")
+        if restarts and cell.kind.hooks["on_restarted"] is None:
+            name = type(self).__name__
+            raise ConfigError(
+                f"{name} monitors {ref.path} with restarts=True but has no on_restarted(self, restarted)."
+            )
         if ref.state == DEAD:
             cell.post((hook, Down(ref=ref, reason=NoActor(), incarnation=ref.incarnation)))
             return
-        ref.more().monitors[cell] = None
+        ref.more().monitors[cell] = restarts
         cell.more().watching[ref] = None
 
     def demonitor(self, ref: ActorRef[Any]) -> None:

@@ -10,7 +10,7 @@ import msgspec
 
 from tinkex_actors.errors import ConfigError
 
-__all__ = ["ChildSpec", "FullPolicy", "Mailbox", "Restart"]
+__all__ = ["ChildSpec", "FullPolicy", "Mailbox", "Restart", "RestartPolicy"]
 
 Restart = Literal["permanent", "transient", "temporary"]
 FullPolicy = Literal["raise", "wait", "drop_oldest", "drop_new"]
@@ -44,6 +44,43 @@ class Mailbox(msgspec.Struct, frozen=True):
 
 
 DEFAULT_MAILBOX = Mailbox()
+
+
+class RestartPolicy(msgspec.Struct, frozen=True):
+    """What a restart means for the messages, children and state of an actor; its class attribute ``restart_policy``.
+
+    The message that failed is not part of it: ``@handler(retry_once=True)`` says for each handler whether it is tried
+    again.
+
+    Args:
+        casts: casts queued at the crash are kept for the next incarnation, or ``drop``: they become dead letters.
+        calls: queued calls are kept, and their deadlines run on, or ``fail``: ``ActorRestartedError`` at once. Their
+            handlers never ran, so they are safe to repeat.
+        fail_fast: while it restarts or backs off, calls fail at once with ``ActorRestartedError`` and casts become dead
+            letters; otherwise both are queued.
+        children: those it spawned are stopped before the new incarnation begins, or ``keep``: they stay and go on. Not
+            for supervisors. An ``init`` that fails stops them all the same.
+        carry: name of an attribute. Its value when the last handler finished (returned, or said no with a declared
+            error) is set again after ``__init__`` and before ``init``. Replace the value, do not change it in place:
+            what a failing handler did to the object itself is not undone.
+
+    Raises:
+        ConfigError: an option that cannot be.
+    """
+
+    casts: Literal["keep", "drop"] = "keep"
+    calls: Literal["keep", "fail"] = "keep"
+    fail_fast: bool = False
+    children: Literal["stop", "keep"] = "stop"
+    carry: str | None = None
+
+    def __post_init__(self) -> None:
+        allowed = {"casts": ("keep", "drop"), "calls": ("keep", "fail"), "children": ("stop", "keep")}
+        for name, values in allowed.items():
+            if getattr(self, name) not in values:
+                raise ConfigError(f"RestartPolicy({name}=...) must be one of {values}, got {getattr(self, name)!r}.")
+        if self.carry is not None and not (isinstance(self.carry, str) and self.carry.isidentifier()):
+            raise ConfigError(f"RestartPolicy(carry=...) is the name of an attribute, got {self.carry!r}.")
 
 
 class ChildSpec(msgspec.Struct, frozen=True):
@@ -96,6 +133,13 @@ class ChildSpec(msgspec.Struct, frozen=True):
 def _validate_class(cls: object) -> None:
     if not (isinstance(cls, type) and hasattr(cls, "default_shutdown")):
         raise ConfigError(f"Only subclasses of Actor can be spawned, got {cls!r}.")
+    if "_kind" in cls.__dict__:
+        return  # spawned before: its policy has been looked at
+    policy = getattr(cls, "restart_policy", None)
+    if not isinstance(policy, RestartPolicy):
+        raise ConfigError(f"{cls.__name__}.restart_policy must be a RestartPolicy, got {policy!r}.")
+    if policy.children == "keep" and getattr(cls, "supervises", False):
+        raise ConfigError(f"{cls.__name__} starts its children in init: its restart_policy cannot keep them.")
 
 
 def _validate_name(name: str | None) -> None:

@@ -19,6 +19,7 @@ __all__ = [
     "Event",
     "EventHub",
     "HandlerBlocked",
+    "Poisoned",
     "Rejected",
     "SupervisorGaveUp",
 ]
@@ -68,6 +69,13 @@ class DeadLetter(Event, frozen=True, kw_only=True):
 
     message: str
     why: str
+
+
+class Poisoned(Event, frozen=True, kw_only=True):
+    """A message is lost because handling it crashed the actor (twice, if its handler has ``retry_once``)."""
+
+    message: str
+    error: BaseException
 
 
 class Rejected(Event, frozen=True, kw_only=True):

@@ -9,7 +9,18 @@ import msgspec
 if TYPE_CHECKING:
     from tinkex_actors.runtime.ref import ActorRef
 
-__all__ = ["Abandoned", "Crashed", "Down", "ExitReason", "Killed", "NoActor", "Normal", "Shutdown", "StopReport"]
+__all__ = [
+    "Abandoned",
+    "Crashed",
+    "Down",
+    "ExitReason",
+    "Killed",
+    "NoActor",
+    "Normal",
+    "Restarted",
+    "Shutdown",
+    "StopReport",
+]
 
 
 class ExitReason(msgspec.Struct, frozen=True):
@@ -73,6 +84,20 @@ class Down(msgspec.Struct, frozen=True):
     ref: ActorRef[Any]
     reason: ExitReason
     incarnation: int = 0
+
+
+class Restarted(msgspec.Struct, frozen=True):
+    """An actor that was monitored with ``restarts=True`` takes messages again.
+
+    Attributes:
+        ref: who restarted.
+        reason: why its last incarnation ended.
+        incarnation: how many restarts it has seen, this one included.
+    """
+
+    ref: ActorRef[Any]
+    reason: ExitReason
+    incarnation: int
 
 
 class Abandoned(msgspec.Struct, frozen=True):

@@ -94,7 +94,7 @@ class ActorRef(Cell, Generic[A_co]):
         """Return a frozen record of what it does now and has done."""
         return statistics_of(self)
 
-    async def stop(self, reason: ExitReason | None = None) -> ExitReason:
+    async def stop(self, reason: ExitReason | None = None, *, drain: bool = False) -> ExitReason:
         """Stop the actor for good, after its current message, and wait until it and its children have ended.
 
         Queued messages become dead letters, queued calls fail. Idempotent. Called by the actor itself, or by a
@@ -102,9 +102,11 @@ class ActorRef(Cell, Generic[A_co]):
 
         Args:
             reason: default ``Shutdown("stopped")``.
+            drain: first handle what is queued, within the actor's ``shutdown`` seconds; new messages are refused from
+                now on. What is left then is treated as above. A crash meanwhile restarts it, and it goes on.
         """
         wanted = reason if reason is not None else Shutdown("stopped")
-        self.request_stop(wanted)
+        self.request_stop(wanted, drain=drain)
         if self.state == DEAD:
             return self.fate if self.fate is not None else NoActor()
         cell: Cell | None = current.get()
@@ -114,13 +116,13 @@ class ActorRef(Cell, Generic[A_co]):
             cell = cell.parent
         return await end_of(self)
 
-    def request_stop(self, reason: ExitReason) -> None:
+    def request_stop(self, reason: ExitReason, *, drain: bool = False) -> None:
         """Ask for the same without waiting."""
         parent = self.parent
         if parent is None:
             raise ConfigError("The root has no ref of its own to stop; use system.stop().")
         if parent.family is not None:
-            parent.family.stop(self, reason)
+            parent.family.stop(self, reason, drain=drain)
 
     def kill(self, why: str = "killed") -> None:
         """End the current incarnation at once: its handler is cancelled, ``on_stop`` does not run.

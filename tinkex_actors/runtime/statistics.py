@@ -97,7 +97,7 @@ def statistics_of(cell: Cell) -> ActorStatistics:
         incarnation=cell.incarnation,
         processed=cell.processed,
         queued=len(box) if box is not None else 0,
-        capacity=cell.capacity,
+        capacity=cell.spec.mailbox.capacity,
         blocked_senders=len(rare.senders) if rare is not None else 0,
         tasks=len(rare.tasks) if rare is not None else 0,
         timers=len(rare.timers) if rare is not None else 0,

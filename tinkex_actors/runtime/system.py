@@ -9,7 +9,7 @@ import math
 import random
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,17 +17,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from tinkex_actors.errors import ClosedError, ConfigError, RestartsExhaustedError, StopTimeoutError
-from tinkex_actors.runtime._core.cell import DEAD, IDLE, SUSPENDED, Cell, current
+from tinkex_actors.runtime._core.cell import AWAY, DEAD, IDLE, SUSPENDED, Cell, current
 from tinkex_actors.runtime._core.children import Children
-from tinkex_actors.runtime._core.lifecycle import stopped_error
-from tinkex_actors.runtime._core.messages import Handler, Message, Reply, kind_of
+from tinkex_actors.runtime._core.mailboxes import refuse_for_restart, stopped_error
+from tinkex_actors.runtime._core.messages import Handler, Kind, Message, Reply, kind_of
 from tinkex_actors.runtime._core.restarts import Policy
 from tinkex_actors.runtime._core.scheduler import Scheduler
+from tinkex_actors.runtime._core.stacks import await_chain, place_of
 from tinkex_actors.runtime._core.watchdog import Watchdog
 from tinkex_actors.runtime.actor import Actor
 from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart
+from tinkex_actors.runtime.debugging import Debugger
 from tinkex_actors.runtime.events import ActorCrashed, DeadLetter, DidNotStop, EventHub, Rejected
 from tinkex_actors.runtime.exits import Abandoned, Shutdown, StopReport
+from tinkex_actors.runtime.introspection import Explanation, Top, explain, top
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.runtime.ref import ActorRef
 from tinkex_actors.runtime.registry import Registry
@@ -92,6 +95,8 @@ class ActorSystem:
         stop_timeout: seconds that leaving the block may take.
         watchdog: report handlers that hold the loop for longer than this many seconds (a log line and a
             ``HandlerBlocked`` event); None does not watch.
+        debug: find tasks that escape the handler which made them or ran in them (a log line and a ``StrayTask`` event).
+            Slower; for development and tests.
 
     Attributes:
         events: publish and subscribe; see ``runtime.events``.
@@ -112,6 +117,7 @@ class ActorSystem:
         max_seconds: float = 5.0,
         stop_timeout: float = STOP_SECONDS,
         watchdog: float | None = None,
+        debug: bool = False,
     ) -> None:
         self.name = name
         self.rng = random.Random(seed)
@@ -124,6 +130,8 @@ class ActorSystem:
         self._stop_timeout = stop_timeout
         self._watchdog_seconds = watchdog
         self._watchdog: Watchdog | None = None
+        self._debug = debug
+        self._debugger: Debugger | None = None
         self._root: ActorRef[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._tasks: dict[asyncio.Task[Any], None] = {}
@@ -154,6 +162,8 @@ class ActorSystem:
         root.state = IDLE
         root.family = Children(root, self._policy)
         self._root = root
+        if self._debug:
+            self._debugger = Debugger(self)
         if self._watchdog_seconds is not None:
             self._watchdog = Watchdog(self, self._watchdog_seconds)
         return self
@@ -212,6 +222,8 @@ class ActorSystem:
         self.deadlines.close()
         if self._watchdog is not None:
             self._watchdog.stop()
+        if self._debugger is not None:
+            self._debugger.stop()
         return StopReport(
             seconds=loop.time() - began,
             stopped=self._buried,
@@ -278,6 +290,15 @@ class ActorSystem:
             raise ClosedError(f"The system {self.name!r} has stopped and starts no more actors.")
         return await family.start(spec)
 
+    def kind_of(self, cls: type[Any]) -> Kind:
+        """Return what the runtime knows about an actor class in this system."""
+        return kind_of(cls, self.actor_class) if self._debugger is None else self._debugger.kind_of(cls)
+
+    @property
+    def running(self) -> bool:
+        """True from its start until it has stopped."""
+        return self._root is not None and self._root.state != DEAD
+
     @property
     def root(self) -> ActorRef[Any]:
         """The cell above all top-level actors."""
@@ -315,6 +336,22 @@ class ActorSystem:
         """Return a frozen picture of every actor; ``print`` draws it."""
         tree = tree_of(self.root)
         return msgspec.structs.replace(tree, name=self.name)
+
+    def explain(self, ref: ActorRef[Any]) -> Explanation:
+        """Say what an actor is at, whom it waits for, whom that one waits for, and so on; ``print`` it.
+
+        Costs nothing until it is asked. Works on actors that have ended, and inside a program that seems to hang.
+        """
+        return explain(ref)
+
+    async def top(self, seconds: float = 1.0) -> Top:
+        """Look for ``seconds`` who handles messages and who uses the processor; ``print`` shows a table.
+
+        The processor's share is sampled by a thread while this runs; in virtual time it is 0, since nothing takes any.
+        """
+        if not 0.0 < seconds < math.inf:
+            raise ConfigError(f"top(seconds) needs a finite number above 0, got {seconds!r}.")
+        return await top(self, seconds)
 
     # --- blocking work ---------------------------------------------------------------------------------------------
     async def blocking(self, function: Callable[..., T], *args: Any, executor: str = "default", workers: int = 1) -> T:
@@ -376,8 +413,10 @@ class ActorSystem:
             self.loop.call_exception_handler({"message": text, "exception": error, "task": task})
 
     def refuse(self, cell: Cell, item: Message | Reply) -> None:
-        """A message for an actor that has stopped or is stopping."""
-        if isinstance(item, Reply):
+        """A message for an actor that takes none: it has stopped, is about to, or restarts and fails fast."""
+        if cell.capacity == AWAY and cell.fate is None:
+            refuse_for_restart(cell, item)
+        elif isinstance(item, Reply):
             item.fail(stopped_error(cell))
         else:
             self.lost(cell, item[0].name, "actor stopped")
@@ -428,7 +467,7 @@ class ActorSystem:
 
     def abandon(self, path: str, what: str, task: asyncio.Task[Any]) -> None:
         """Something ignored its cancellation."""
-        stack = tuple(_await_chain(task))
+        stack = tuple(f"{place_of(frame)} {frame.f_code.co_name}" for frame in await_chain(task))
         self._abandoned.append((Abandoned(path, what, stack), task))
         self.report("actor.did_not_stop", actor=path, what=what, frames=stack)
         if self.events.active:
@@ -438,13 +477,3 @@ class ActorSystem:
         """An actor was buried."""
         self._buried += 1
         self.registry.forget(cell)
-
-
-def _await_chain(task: asyncio.Task[Any]) -> Iterator[str]:
-    """Yield file, line and name of each suspended frame, innermost last (a task's own stack shows the first only)."""
-    awaited: Any = task.get_coro()
-    while awaited is not None:
-        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
-        if frame is not None:
-            yield f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"
-        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)

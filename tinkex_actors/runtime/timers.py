@@ -112,6 +112,14 @@ class Deadlines:
             self._arm(when)
         return queue
 
+    def asked_at(self, reply: object) -> float | None:
+        """Return the instant at which a call went out, or None if it is not waited for."""
+        for timeout, queue in self._queues.items():
+            for when, waiting, _ in queue:
+                if waiting is reply:
+                    return when - timeout
+        return None
+
     def _arm(self, when: float) -> None:
         self._next = when
         if self._timer is not None:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import heapq
-import random
 import selectors
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from concurrent.futures import Executor
 from typing import Any, TypeVar, TypeVarTuple
+
+from tinkex_actors.testing.schedule import Schedule
 
 __all__ = ["SimDeadlock", "VirtualLoop", "settle"]
 
@@ -44,19 +45,22 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             many of them run; plain callbacks keep their order. Actor systems on the loop permute their ready actors,
             burst lengths and inline calls by the same generator. The same seed gives the same run.
         max_steps: callbacks after which a run that does not end is taken for a livelock.
+        only: numbers of the choices the seed may make, the others being asyncio's own; None for all. See ``shrink``.
 
     Attributes:
         virtual: always true; the actor runtime looks at it.
-        permutation: the generator, or None.
+        permutation: what answers each choice, or None.
         seed: as given.
     """
 
     virtual = True
 
-    def __init__(self, seed: int | None = None, *, max_steps: int = MAX_STEPS) -> None:
+    def __init__(
+        self, seed: int | None = None, *, max_steps: int = MAX_STEPS, only: Container[int] | None = None
+    ) -> None:
         super().__init__(selectors.SelectSelector())
         self.seed = seed
-        self.permutation = None if seed is None else random.Random(seed)
+        self.permutation = None if seed is None else Schedule(seed, only)
         self.steps = 0
         self._max_steps = max_steps
         self._now = 0.0

@@ -19,8 +19,9 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
-from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply
+from tinkex_actors.runtime._core.messages import Continuation, Kind, Message, Reply, Retried
 from tinkex_actors.runtime._core.tasks import current_task, enter_task, leave_task
+from tinkex_actors.runtime.events import Poisoned
 from tinkex_actors.runtime.exits import Crashed, ExitReason
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ __all__ = ["Cell", "Rare", "Reject", "current"]
 IDLE, READY, RUNNING, STARTING, HALTING, SUSPENDED, DEAD = range(7)
 STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead")
 
+# Capacities of a mailbox that takes nothing for now: while its actor finishes what it has, or restarts and fails fast.
+CLOSED, AWAY = -1, -2
 INLINE_DEPTH = 32  # calls that may run inside one another; each takes a few frames of the interpreter's stack
 SUSPENDED_CALL: Any = object()  # instead of the result of a call whose handler suspended
 
@@ -57,6 +60,7 @@ class Rare:
     """What few actors have; made when first needed, so that an idle actor stays small."""
 
     __slots__ = (
+        "carried",
         "ended",
         "keys",
         "last_crash",
@@ -71,7 +75,7 @@ class Rare:
 
     def __init__(self) -> None:
         self.senders: deque[tuple[Message | Reply, asyncio.Future[None] | Reply]] = deque()
-        self.monitors: dict[Cell, None] = {}
+        self.monitors: dict[Cell, bool] = {}  # the value: whether the watcher wants to hear of restarts too
         self.watching: dict[Cell, None] = {}
         self.links: dict[Cell, None] = {}
         self.tasks: dict[asyncio.Task[Any], None] = {}
@@ -79,6 +83,7 @@ class Rare:
         self.keys: dict[Any, None] = {}
         self.ended: list[asyncio.Future[ExitReason]] = []
         self.log: Any = None
+        self.carried: tuple[Any, ...] = ()
         self.last_crash = ""
 
 
@@ -188,7 +193,7 @@ class Cell:
     async def deliver(self, message: Message) -> None:
         """Queue a message, waiting while the mailbox is full. Raises ``ActorStoppedError`` if the actor stops first."""
         box = self.box
-        if box is None or len(box) < self.capacity:
+        if box is None or len(box) < self.capacity or self.capacity < 0:
             self.put(message)
             return
         room: asyncio.Future[None] = self.system.loop.create_future()
@@ -229,7 +234,7 @@ class Cell:
                 reply = Reply(loop=scheduler.loop)
                 reply.message = message
                 box = self.box
-                if box is not None and len(box) >= self.capacity and self.spec.mailbox.when_full == "wait":
+                if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
                     self.more().senders.append((reply, reply))
                 else:
                     self.put(reply)
@@ -241,6 +246,26 @@ class Cell:
             finally:  # what was answered is not kept alive by its deadline
                 while queue and queue[0][1].done():
                     queue.popleft()
+        finally:
+            if me is not None:
+                me.waiting_on = None
+
+    async def ask_queued(self, message: Message, timeout: float) -> Any:
+        """As ``ask``, but never inside the caller: for handlers that may be tried again, which needs an envelope."""
+        me = current.get()
+        if me is not None:
+            me = self._begin_wait(me)
+        try:
+            reply = Reply(loop=self.system.loop)
+            reply.message = message
+            box = self.box
+            if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
+                self.more().senders.append((reply, reply))
+            else:
+                self.put(reply)
+            if not reply.done():
+                self.system.deadlines.add(reply, timeout, self)
+            return await reply
         finally:
             if me is not None:
                 me.waiting_on = None
@@ -265,7 +290,9 @@ class Cell:
 
     def _overflow(self, item: Message | Reply) -> None:
         policy = self.spec.mailbox.when_full
-        if policy == "drop_oldest":
+        if self.capacity < 0:
+            self.system.refuse(self, item)
+        elif policy == "drop_oldest":
             self._drop_oldest()
             self.box.append(item)
         elif policy == "drop_new":
@@ -341,6 +368,7 @@ class Cell:
             return self.context.run(handler.run, self.actor, message)  # type: ignore[union-attr]
         except BaseException as error:
             answer = self.failed(handler, error)
+            self.poisoned(handler, error)
             if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
             raise answer from answer.__cause__
@@ -373,7 +401,7 @@ class Cell:
             else:
                 handler.run(self.actor, item)
         except BaseException as error:
-            self.failed_in_burst(handler, None, error)
+            self.failed_in_burst(item, None, error)
         if self.rare is not None and self.rare.senders:
             self.admit()
         if self.state == RUNNING:  # settle, written out
@@ -404,7 +432,7 @@ class Cell:
             try:
                 result = function(actor, item[1]) if one else handler.run(actor, item)
             except BaseException as error:
-                self.failed_in_burst(handler, reply, error)
+                self.failed_in_burst(item, reply, error)
             else:
                 if reply is not None and not reply.done():
                     reply.set_result(result)
@@ -452,7 +480,7 @@ class Cell:
                 if self.task is not task:
                     self.outlived(reply, error)
                     return count
-                self.failed_in_burst(handler, reply, error)
+                self.failed_in_burst(item, reply, error)
             else:
                 if reply is not None and not reply.done():
                     reply.set_result(result)
@@ -463,14 +491,44 @@ class Cell:
         return count
 
     # --- failing ---------------------------------------------------------------------------------------------------
-    def failed_in_burst(self, handler: Handler[..., Any], reply: Reply | None, error: BaseException) -> None:
+    def failed_in_burst(self, message: Message, reply: Reply | None, error: BaseException) -> None:
+        """Do what follows from an exception of a handler; what leaves the loop is raised again."""
         if isinstance(error, GeneratorExit):  # the loop is gone and the task is being collected
             raise error
-        answer = self.failed(handler, error)
-        if reply is not None:
-            reply.fail(answer)
+        self.fail(message, reply, error)
         if not isinstance(error, (Exception, asyncio.CancelledError)):
             raise error
+
+    def fail(self, message: Message, reply: Reply | None, error: BaseException) -> None:
+        """Tell the supervisor and the caller of an exception of a handler, or have the message tried once more."""
+        handler: Handler[..., Any] = message[0]
+        answer = self.failed(handler, error)
+        if handler.retry_once and type(message) is not Retried and self._comes_back_from(error):
+            self._try_again(message, reply)
+            return
+        self.poisoned(handler, error)
+        if reply is not None:
+            reply.fail(answer)
+
+    def _comes_back_from(self, error: BaseException) -> bool:
+        """Return whether this error has just ended the incarnation, and another is to follow."""
+        ended_by_it = isinstance(self.ending, Crashed) and self.ending.error is error and self.fate is None
+        family = self.parent.family if self.parent is not None else None
+        return ended_by_it and self.spec.restart != "temporary" and family is not None and not family.closing
+
+    def _try_again(self, message: Message, reply: Reply | None) -> None:
+        """Put a message that crashed its actor before everything the next incarnation will handle."""
+        item: Message | Reply = Retried(message)
+        if reply is not None:
+            reply.message = Retried(message)
+            item = reply
+        self.box.appendleft(item)
+
+    def poisoned(self, handler: Handler[..., Any], error: BaseException) -> None:
+        """Publish that a message is lost, if it crashed the actor."""
+        if self.system.events.active and isinstance(self.ending, Crashed) and self.ending.error is error:
+            event = Poisoned(path=self.path, at=self.system.now(), message=handler.name, error=error)
+            self.system.events.publish(event)
 
     def outlived(self, reply: Reply | None, error: BaseException) -> None:
         """A handler given up on has ended after all, with an error: it is not the present incarnation's."""

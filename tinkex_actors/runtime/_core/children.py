@@ -17,14 +17,14 @@ from tinkex_actors.runtime._core.cell import DEAD, HALTING, STARTING, SUSPENDED,
 from tinkex_actors.runtime._core.lifecycle import (
     begin,
     bury,
-    close_mailbox,
     end_of,
     halt,
     interrupt,
+    notify_restarted,
     trivially_stopped,
     wait_for,
 )
-from tinkex_actors.runtime._core.messages import kind_of
+from tinkex_actors.runtime._core.mailboxes import close_and_drain, close_mailbox, set_aside
 from tinkex_actors.runtime._core.restarts import Policy, RestartLog, affected, restarts
 from tinkex_actors.runtime.child_spec import ChildSpec
 from tinkex_actors.runtime.events import ActorRestarted, SupervisorGaveUp
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Children"]
 
 DEFAULT_POLICY = Policy()
+GROUP_RESTART = Shutdown("restarted with a sibling")
 
 
 class Children:
@@ -86,7 +87,7 @@ class Children:
                 f"{owner.path} already has a child named {name!r}; choose another name.", actor=owner.path
             )
         system = owner.system
-        cell = system.ref_class(system, owner, name, spec, kind_of(spec.cls, system.actor_class))
+        cell = system.ref_class(system, owner, name, spec, system.kind_of(spec.cls))
         self.cells[name] = cell
         return cell
 
@@ -114,7 +115,9 @@ class Children:
             return
         if not restarts(cell.spec.restart, reason.abnormal):
             self._operate(cell, self._leave(cell, reason))
-        elif self.policy.strategy == "one_for_one":
+            return
+        set_aside(cell)
+        if self.policy.strategy == "one_for_one":
             self._operate(cell, self._restart_one(cell, reason))
         else:
             self._pending[cell] = reason
@@ -144,9 +147,10 @@ class Children:
     async def _restart_one(self, cell: Cell, reason: ExitReason) -> None:
         while True:
             allowed, delay = self._admit_restart(cell)
-            await halt(cell, reason, grace=0.0 if reason.abnormal else cell.spec.grace)
+            grace = 0.0 if reason.abnormal else cell.spec.grace
+            await halt(cell, reason, grace=grace, to_return=allowed and not self._stopping(cell))
             if self._stopping(cell):
-                bury(cell, cell.fate or reason)
+                await self._end(cell, cell.fate or reason, reason)
                 return
             if not allowed:
                 self._give_up(cell, reason)
@@ -154,14 +158,14 @@ class Children:
             if delay > 0.0:
                 await wait_for(cell, asyncio.sleep(delay))
                 if self._stopping(cell):
-                    bury(cell, cell.fate or reason)
+                    await self._end(cell, cell.fate or reason, reason)
                     return
-            failure = await self._begin_again(cell)
+            failure = await self._begin_again(cell, reason)
             if failure is None:
                 return
             reason = failure
 
-    async def _begin_again(self, cell: Cell) -> ExitReason | None:
+    async def _begin_again(self, cell: Cell, reason: ExitReason) -> ExitReason | None:
         """Start the next incarnation; return why it failed, or None."""
         cell.incarnation += 1
         try:
@@ -176,6 +180,7 @@ class Children:
             events.publish(
                 ActorRestarted(path=cell.path, at=self.owner.system.now(), incarnation=cell.incarnation),
             )
+        notify_restarted(cell, reason)
         return None
 
     async def _restart_group(self) -> None:
@@ -190,13 +195,13 @@ class Children:
                     delay = max(delay, wait)
                     if not allowed:
                         exhausted = cell
-                await self._halt_group(group, failed)
+                await self._halt_group(group, failed, to_return=exhausted is None)
                 if exhausted is not None:
                     self._give_up(exhausted, failed[exhausted])
                     return
                 if delay > 0.0 and group and not self.closing:
                     await wait_for(group[0], asyncio.sleep(delay))
-                await self._start_group(group)
+                await self._start_group(group, failed)
         finally:
             self._group = None
 
@@ -205,25 +210,29 @@ class Children:
         # A child that is leaving on its own account is not brought back.
         return [self.cells[name] for name in names if self.cells[name].lifecycle is None]
 
-    async def _halt_group(self, group: list[ActorRef[Any]], failed: dict[Cell, ExitReason]) -> None:
+    async def _halt_group(self, group: list[ActorRef[Any]], failed: dict[Cell, ExitReason], *, to_return: bool) -> None:
         for cell in reversed(group):
             if cell.state == DEAD or cell.lifecycle is not None:
                 continue
-            reason = failed.get(cell) or Shutdown("restarted with a sibling")
-            await halt(cell, reason, grace=0.0 if reason.abnormal else cell.spec.grace)
-            if cell.fate is not None or (cell.spec.restart == "temporary" and cell not in failed):
-                bury(cell, cell.fate or reason)
+            reason = failed.get(cell) or GROUP_RESTART
+            leaves = cell.spec.restart == "temporary" and cell not in failed
+            if cell not in failed and not leaves and to_return:
+                set_aside(cell)
+            grace = 0.0 if reason.abnormal else cell.spec.grace
+            await halt(cell, reason, grace=grace, to_return=to_return and not leaves)
+            if cell.fate is not None or leaves:
+                await self._end(cell, cell.fate or reason, reason)
 
-    async def _start_group(self, group: list[ActorRef[Any]]) -> None:
+    async def _start_group(self, group: list[ActorRef[Any]], reasons: dict[Cell, ExitReason]) -> None:
         for cell in group:
             if self.closing:
                 return
             if cell.state != SUSPENDED:
                 continue
             if cell.fate is not None:
-                bury(cell, cell.fate)
+                await self._end(cell, cell.fate, cell.fate)
                 continue
-            failure = await self._begin_again(cell)
+            failure = await self._begin_again(cell, reasons.get(cell) or GROUP_RESTART)
             if failure is not None:
                 if cell.fate is not None:
                     bury(cell, cell.fate)
@@ -272,9 +281,15 @@ class Children:
         return self.closing or cell.fate is not None
 
     # --- stopping ----------------------------------------------------------------------------------------------------
-    def stop(self, cell: Cell, reason: ExitReason) -> None:
-        """Stop a child for good, as asked from outside. Idempotent; does not wait."""
-        if cell.state == DEAD:
+    def stop(self, cell: Cell, reason: ExitReason, *, drain: bool = False) -> None:
+        """Stop a child for good, as asked from outside. Idempotent; does not wait.
+
+        Args:
+            cell: the child.
+            reason: given to ``on_stop``.
+            drain: let it handle what is queued before, within its ``shutdown`` seconds.
+        """
+        if cell.state == DEAD or (drain and close_and_drain(cell, reason)):
             return
         if cell.fate is not None:
             if isinstance(reason, Killed):
@@ -285,7 +300,7 @@ class Children:
             if cell.state in (STARTING, SUSPENDED):
                 interrupt(cell)
             return
-        if cell.state == SUSPENDED or trivially_stopped(cell):
+        if (cell.state == SUSPENDED and cell.family is None) or trivially_stopped(cell):
             bury(cell, reason)
             return
         if cell.state == HALTING and self._group is not None:

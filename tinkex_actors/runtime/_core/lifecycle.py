@@ -8,7 +8,8 @@ import math
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from tinkex_actors.errors import ActorStoppedError, RestartsExhaustedError, StartFailedError
+from tinkex_actors.errors import ActorStoppedError, StartFailedError
+from tinkex_actors.runtime._core.carrying import commit, hand_over
 from tinkex_actors.runtime._core.cell import (
     DEAD,
     HALTING,
@@ -20,15 +21,15 @@ from tinkex_actors.runtime._core.cell import (
     Cell,
     current,
 )
-from tinkex_actors.runtime._core.messages import Reply
+from tinkex_actors.runtime._core.mailboxes import close_mailbox, reopen
 from tinkex_actors.runtime.events import ActorStarted, ActorStopped
-from tinkex_actors.runtime.exits import Crashed, Down, ExitReason, Killed, NoActor, Normal, Shutdown
+from tinkex_actors.runtime.exits import Crashed, Down, ExitReason, Killed, NoActor, Normal, Restarted
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime.ref import ActorRef
     from tinkex_actors.runtime.system import ActorSystem
 
-__all__ = ["begin", "bury", "close_mailbox", "end_of", "halt", "interrupt", "trivially_stopped", "wait_for"]
+__all__ = ["begin", "bury", "end_of", "halt", "interrupt", "notify_restarted", "trivially_stopped", "wait_for"]
 
 PRUNE_AT = 16  # futures of one actor's end at which those already cancelled are dropped
 CANCEL_PATIENCE_SECONDS = 1.0  # a cancellation ignored for longer is abandoned and reported
@@ -46,10 +47,15 @@ async def begin(cell: Cell) -> None:
     cell.ending = None
     try:
         _construct(cell)
+        carries = cell.kind.policy.carry is not None
+        if carries:
+            hand_over(cell)
         if cell.kind.has_init:
             await _run_init(cell)
         if cell.ending is not None or cell.fate is not None:
             raise ActorStoppedError(f"{cell.path} was stopped while it started.", actor=cell.path)
+        if carries:
+            commit(cell)
     except BaseException as error:
         await halt(cell, Crashed(error), grace=0.0, with_hook=False)
         if isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not _caller_cancelled()):
@@ -59,6 +65,8 @@ async def begin(cell: Cell) -> None:
             ) from error
         raise
     cell.lifecycle = None
+    if cell.capacity < 0:
+        reopen(cell)
     cell.state = RUNNING
     cell.settle()
     events = cell.system.events
@@ -115,7 +123,9 @@ async def _awaiting(awaitable: Any) -> Any:
 
 
 # --- ending --------------------------------------------------------------------------------------------------------
-async def halt(cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool = True) -> None:
+async def halt(
+    cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool = True, to_return: bool = False
+) -> None:
     """End the incarnation: current message, children, ``on_stop``, linked tasks and timers. The mailbox stays.
 
     Args:
@@ -123,8 +133,10 @@ async def halt(cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool 
         reason: given to ``on_stop``, which does not run after a kill.
         grace: seconds for the actor's own code; then it is cancelled, and a second later abandoned.
         with_hook: False for an incarnation that never began.
+        to_return: another incarnation is to follow, which may keep the children.
     """
     if cell.state == SUSPENDED:
+        await _stop_children(cell)
         return
     cell.state = HALTING
     cell.ending = reason
@@ -140,9 +152,8 @@ async def halt(cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool 
         for timer in list(rare.timers):
             timer.cancel()
         rare.timers.clear()
-    if cell.family is not None:
-        await cell.family.stop_all()
-        cell.family = None
+    if not (to_return and cell.kind.policy.children == "keep"):
+        await _stop_children(cell)
     if with_hook and cell.kind.has_on_stop and cell.actor is not None and not isinstance(reason, Killed):
         await _run_on_stop(cell, reason, max(deadline, min(system.now() + cell.spec.grace, system.stop_deadline)))
     if rare is not None:
@@ -155,6 +166,12 @@ async def halt(cell: Cell, reason: ExitReason, *, grace: float, with_hook: bool 
     cell.handling = None
     cell.waiting_on = None
     cell.state = SUSPENDED
+
+
+async def _stop_children(cell: Cell) -> None:
+    if cell.family is not None:
+        await cell.family.stop_all()
+        cell.family = None
 
 
 async def _run_on_stop(cell: Cell, reason: ExitReason, deadline: float) -> None:
@@ -247,49 +264,6 @@ def trivially_stopped(cell: Cell) -> bool:
     )
 
 
-def close_mailbox(cell: Cell, reason: ExitReason) -> None:
-    """Turn queued and later casts into dead letters; fail queued calls and waiting senders."""
-    box, cell.box = cell.box, None
-    cell.fate = reason  # from here on ``put`` refuses
-    if box:
-        for item in box:
-            cell.system.refuse(cell, item)
-    rare = cell.rare
-    if rare is not None:
-        while rare.senders:
-            item, room = rare.senders.popleft()
-            if room.done():
-                continue
-            if isinstance(room, Reply):
-                cell.system.refuse(cell, item)
-            else:
-                room.set_exception(stopped_error(cell))
-
-
-def stopped_error(cell: Cell) -> Exception:
-    """Return what a caller of a stopped actor gets."""
-    why = cell.fate.why if isinstance(cell.fate, Shutdown) else None
-    if isinstance(why, RestartsExhaustedError):
-        error = RestartsExhaustedError(why.message, actor=why.actor)
-        error.__cause__ = why.__cause__
-        return error
-    return ActorStoppedError(
-        f"{cell.path} has stopped ({_phrase(cell.fate)}); the message was not delivered.", actor=cell.path
-    )
-
-
-def _phrase(reason: ExitReason | None) -> str:
-    if reason is None or isinstance(reason, NoActor):
-        return "no such actor"
-    if isinstance(reason, Normal):
-        return "it had finished"
-    if isinstance(reason, Shutdown):
-        return f"shutdown: {reason.why}" if reason.why else "shutdown"
-    if isinstance(reason, Crashed):
-        return f"crashed: {type(reason.error).__name__}: {reason.error}"
-    return "killed"
-
-
 def bury(cell: ActorRef[Any] | Cell, reason: ExitReason) -> None:
     """Make the end final: dead letters, registry, monitors, links, name, and last the ``stopped`` future."""
     if cell.state == DEAD:
@@ -330,6 +304,15 @@ def bury(cell: ActorRef[Any] | Cell, reason: ExitReason) -> None:
     rare.ended.clear()
 
 
+def notify_restarted(cell: Cell, reason: ExitReason) -> None:
+    """Tell the monitors that asked for it about a new incarnation."""
+    if cell.rare is not None:
+        notice = Restarted(ref=cell, reason=reason, incarnation=cell.incarnation)  # type: ignore[arg-type]
+        for watcher, wants_restarts in list(cell.rare.monitors.items()):
+            if wants_restarts:
+                _tell(watcher, "on_restarted", notice)
+
+
 def end_of(cell: Cell) -> asyncio.Future[ExitReason]:
     """Return a new future of the final reason: whoever cancels it, or a wait for it, cancels nobody else's."""
     future: asyncio.Future[ExitReason] = cell.system.loop.create_future()
@@ -343,7 +326,7 @@ def end_of(cell: Cell) -> asyncio.Future[ExitReason]:
     return future
 
 
-def _tell(cell: Cell, hook: str, down: Down) -> None:
+def _tell(cell: Cell, hook: str, notice: Down | Restarted) -> None:
     handler = cell.kind.hooks[hook]
     if handler is not None and cell.state != DEAD:
-        cell.post((handler, down))
+        cell.post((handler, notice))

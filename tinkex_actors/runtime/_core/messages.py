@@ -9,14 +9,17 @@ signatures, so a wrong argument is a ``TypeError`` where it is written, not a cr
 from __future__ import annotations
 
 import asyncio
+import copy
+import functools
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from tinkex_actors.runtime._core.cell import Cell
+    from tinkex_actors.runtime.child_spec import RestartPolicy
 
-__all__ = ["Continuation", "Handler", "Kind", "Message", "Reply", "kind_of"]
+__all__ = ["Continuation", "Handler", "Kind", "Last", "Message", "Reply", "Retried", "Wrap", "kind_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -34,7 +37,7 @@ CAST = """\
     __box.append({message})
     if not __cell.state:
         __cell.schedule()"""
-CALL = "    return _proxy._cell.ask({message}, _proxy._timeout)"
+CALL = "    return _proxy._cell.{ask}({message}, _proxy._timeout)"
 SEND = "    return _proxy._cell.deliver({message})"
 
 
@@ -45,9 +48,12 @@ class Handler(Generic[P, R]):
     ``ref.send.name``, with the same parameters.
     """
 
-    def __init__(self, function: Callable[..., Any], raises: tuple[type[Exception], ...] = ()) -> None:
+    def __init__(
+        self, function: Callable[..., Any], raises: tuple[type[Exception], ...] = (), retry_once: bool = False
+    ) -> None:
         self.function = function
         self.raises = raises
+        self.retry_once = retry_once
         self.name = function.__name__
         self.is_async = inspect.iscoroutinefunction(function)
         kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
@@ -70,12 +76,31 @@ class Handler(Generic[P, R]):
             return self.function(actor, *message[1:-1], **message[-1])
         return self.function(actor, *message[1:])
 
+    def around(self, function: Callable[..., Any]) -> Handler[P, R]:
+        """Return the same message with ``function`` (``async def`` if this one is) run in the method's place."""
+        return Handler(functools.wraps(self.function)(function), self.raises, self.retry_once)
+
     def __repr__(self) -> str:
         return f"<handler {self.function.__qualname__}>"
 
 
+Wrap: TypeAlias = "Callable[[Handler[..., Any]], Handler[..., Any]]"
+
+
 class Continuation(tuple):  # type: ignore[type-arg]
     """A message that goes before everything queued, but after continuations queued earlier."""
+
+    __slots__ = ()
+
+
+class Retried(tuple):  # type: ignore[type-arg]
+    """A message whose handler has crashed the actor once; it goes first, and is not tried a third time."""
+
+    __slots__ = ()
+
+
+class Last(tuple):  # type: ignore[type-arg]
+    """The message that ends a drained actor."""
 
     __slots__ = ()
 
@@ -133,23 +158,35 @@ class TimedProxy(Proxy):
 class Kind:
     """What the runtime knows about an actor class; made at its first spawn, kept in the class."""
 
-    __slots__ = ("call", "cast", "cls", "handlers", "has_init", "has_on_stop", "hooks", "send", "tasked")
+    __slots__ = ("call", "cast", "cls", "handlers", "has_init", "has_on_stop", "hooks", "policy", "send", "tasked")
 
-    def __init__(self, cls: type[Any], base: type[Any]) -> None:
+    def __init__(self, cls: type[Any], base: type[Any], wraps: Sequence[Wrap] = ()) -> None:
         self.cls = cls
+        self.policy: RestartPolicy = cls.restart_policy
         self.handlers: dict[str, Handler[..., Any]] = {}
         for name in dir(cls):
             attribute = inspect.getattr_static(cls, name)
             if isinstance(attribute, Handler):
-                self.handlers[name] = attribute
+                self.handlers[name] = _wrapped(attribute, wraps)
         self.tasked = any(handler.is_async for handler in self.handlers.values())
         self.has_init = cls.init is not base.init
         self.has_on_stop = cls.on_stop is not base.on_stop
-        self.hooks = {name: _hook(cls, name) for name in ("on_down", "on_exit")}
-        self.cast = _proxy(cls, Proxy, "cast", self.handlers, CAST)
-        self.call = _proxy(cls, TimedProxy, "call", self.handlers, CALL)
-        self.send = _proxy(cls, Proxy, "send", self.handlers, SEND)
+        hooks = ((name, _hook(cls, name)) for name in ("on_down", "on_exit", "on_restarted"))
+        self.hooks = {name: None if hook is None else _wrapped(hook, wraps) for name, hook in hooks}
+        self._make_proxies()
         self.tasked = self.tasked or any(hook is not None and hook.is_async for hook in self.hooks.values())
+
+    def wrapped(self, wrap: Wrap) -> Kind:
+        """Return another record of the same class whose handlers are ``wrap(handler)``."""
+        other = copy.copy(self)
+        other.handlers = {name: wrap(handler) for name, handler in self.handlers.items()}
+        other._make_proxies()
+        return other
+
+    def _make_proxies(self) -> None:
+        self.cast = _proxy(self.cls, Proxy, "cast", self.handlers, CAST)
+        self.call = _proxy(self.cls, TimedProxy, "call", self.handlers, CALL)
+        self.send = _proxy(self.cls, Proxy, "send", self.handlers, SEND)
 
 
 def kind_of(cls: type[Any], base: type[Any]) -> Kind:
@@ -161,9 +198,18 @@ def kind_of(cls: type[Any], base: type[Any]) -> Kind:
     """
     kind = cls.__dict__.get("_kind")
     if kind is None:
-        kind = Kind(cls, base)
+        from tinkex_actors.runtime._core.carrying import committing
+
+        carry = cls.restart_policy.carry
+        kind = Kind(cls, base) if carry is None else Kind(cls, base, (committing(carry),))
         cls._kind = kind
     return kind
+
+
+def _wrapped(handler: Handler[..., Any], wraps: Sequence[Wrap]) -> Handler[..., Any]:
+    for wrap in wraps:
+        handler = wrap(handler)
+    return handler
 
 
 def _hook(cls: type[Any], name: str) -> Handler[..., Any] | None:
@@ -212,7 +258,9 @@ def _method(name: str, handler: Handler[..., Any], body: str) -> Callable[..., A
         declared.insert(last_positional_only + 2, "/")
     if keywords:
         positional.append(f"{{{', '.join(keywords)}}}")
-    source = body.format(message=f"({', '.join(['_handler', *positional])},)")
+    # What may be tried again needs an envelope to be queued with: it never runs inside its caller.
+    ask = "ask_queued" if handler.retry_once else "ask"
+    source = body.format(ask=ask, message=f"({', '.join(['_handler', *positional])},)")
     # The source is built from identifiers that inspect took from a compiled function, never from text of a user's.
     exec(f"def {name}({', '.join(declared)}):\n{source}", scope)
     method: Callable[..., Any] = scope[name]

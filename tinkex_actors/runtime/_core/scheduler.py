@@ -188,7 +188,7 @@ class Scheduler:
             if reply is not None:
                 reply.answer(stop.value)
         except BaseException as error:
-            cell.failed_in_burst(handler, reply, error)
+            cell.failed_in_burst(message, reply, error)
         else:
             task.item = item
             task.carry_on(awaited)
@@ -231,6 +231,7 @@ class Scheduler:
             return stop.value
         except BaseException as error:
             answer = cell.failed(handler, error)
+            cell.poisoned(handler, error)
             if answer is error or not isinstance(error, (Exception, asyncio.CancelledError)):
                 raise
             raise answer from answer.__cause__

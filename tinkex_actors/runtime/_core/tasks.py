@@ -225,9 +225,7 @@ class HandlerTask(asyncio.Future):  # type: ignore[type-arg]
         if error is not None and cell.task is not self:
             cell.outlived(reply, error)
         elif error is not None:
-            answer = cell.failed(item[0] if reply is None else reply.message[0], error)
-            if reply is not None:
-                reply.fail(answer)
+            cell.fail(item if reply is None else reply.message, reply, error)
         elif reply is not None:
             reply.answer(value)
         cell.over(self)

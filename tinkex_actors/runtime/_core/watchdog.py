@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import sys
 import threading
-from types import FrameType
 from typing import TYPE_CHECKING
 
-from tinkex_actors.runtime._core.cell import Cell
-from tinkex_actors.runtime._core.messages import Handler
-from tinkex_actors.runtime._core.scheduler import Scheduler
-from tinkex_actors.runtime._core.tasks import HandlerTask
+from tinkex_actors.runtime._core.stacks import runner_in, stack_of
 from tinkex_actors.runtime.events import HandlerBlocked
 
 if TYPE_CHECKING:
@@ -62,7 +58,10 @@ class Watchdog:
             if self._answered.wait(self._seconds) or self._stopped.is_set():
                 continue
             frame = sys._current_frames().get(self._loop_thread)
-            path, message, stack = _who(frame)
+            cell, handler = runner_in(frame)
+            path = cell.path if cell is not None else ""
+            message = handler.name if handler is not None else ""
+            stack = tuple(stack_of(frame)[-STACK_LINES:])
             self._answered.wait()
             if not self._stopped.is_set():
                 loop.call_soon_threadsafe(self._tell, path, message, loop.time() - asked, stack)
@@ -73,33 +72,3 @@ class Watchdog:
         if system.events.active:
             event = HandlerBlocked(path=path, at=system.now(), message=message, seconds=seconds, stack=stack)
             system.events.publish(event)
-
-
-def _who(frame: FrameType | None) -> tuple[str, str, tuple[str, ...]]:
-    """Return path and message of the actor whose code is on the stack (empty for other code), and the stack."""
-    path = message = ""
-    stack: list[str] = []
-    while frame is not None:
-        code = frame.f_code
-        stack.append(f"{code.co_filename}:{frame.f_lineno} {code.co_name}")
-        if not path and code in RUNNERS:
-            runner, handler = frame.f_locals.get("self"), frame.f_locals.get("handler")
-            cell = frame.f_locals.get("cell") if isinstance(runner, Scheduler) else runner
-            if isinstance(runner, HandlerTask):
-                cell = runner.cell
-                handler = cell.handling if cell is not None else None
-            if isinstance(cell, Cell) and isinstance(handler, Handler):
-                path, message = cell.path, handler.name
-        frame = frame.f_back
-    return path, message, tuple(reversed(stack[:STACK_LINES]))
-
-
-RUNNERS = (
-    Cell.drain.__code__,
-    Cell.drain_one.__code__,
-    Cell.work.__code__,
-    Cell._run_inline.__code__,
-    Scheduler._step_one.__code__,
-    Scheduler.step_inline.__code__,
-    HandlerTask._step.__code__,
-)
