@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any, ClassVar
 
 import pytest
@@ -545,3 +547,25 @@ async def test_the_runtimes_own_messages_are_kept_while_it_fails_fast() -> None:
         await other.stop(Killed("gone"))
         await asyncio.sleep(10.0)
         assert journal == ["Killed"]
+
+
+@virtual_time()
+async def test_an_answered_call_that_may_be_retried_is_not_kept_until_its_deadline() -> None:
+    class Payload:
+        pass
+
+    class Reader(Actor):
+        @handler(retry_once=True)
+        def read(self, payload: Payload) -> None:
+            """Look and forget."""
+
+    async with ActorSystem() as system:
+        reader = await system.spawn(Reader)
+        payload = Payload()
+        watched = weakref.ref(payload)
+        await reader.within(1000.0).call.read(payload)
+        del payload
+        await asyncio.sleep(0)  # the loop holds the reply for the turn that it woke
+        gc.collect()
+
+        assert watched() is None

@@ -231,21 +231,8 @@ class Cell:
                         return result
                     reply = self.task.item
             if reply is None:
-                reply = Reply(loop=scheduler.loop)
-                reply.message = message
-                box = self.box
-                if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
-                    self.more().senders.append((reply, reply))
-                else:
-                    self.put(reply)
-            if reply.done():
-                return await reply
-            queue = system.deadlines.add(reply, timeout, self)
-            try:
-                return await reply
-            finally:  # what was answered is not kept alive by its deadline
-                while queue and queue[0][1].done():
-                    queue.popleft()
+                reply = self._queue_call(message)
+            return await self._answered(reply, timeout)
         finally:
             if me is not None:
                 me.waiting_on = None
@@ -256,19 +243,30 @@ class Cell:
         if me is not None:
             me = self._begin_wait(me)
         try:
-            reply = Reply(loop=self.system.loop)
-            reply.message = message
-            box = self.box
-            if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
-                self.more().senders.append((reply, reply))
-            else:
-                self.put(reply)
-            if not reply.done():
-                self.system.deadlines.add(reply, timeout, self)
-            return await reply
+            return await self._answered(self._queue_call(message), timeout)
         finally:
             if me is not None:
                 me.waiting_on = None
+
+    def _queue_call(self, message: Message) -> Reply:
+        reply = Reply(loop=self.system.loop)
+        reply.message = message
+        box = self.box
+        if box is not None and len(box) >= self.capacity >= 0 and self.spec.mailbox.when_full == "wait":
+            self.more().senders.append((reply, reply))
+        else:
+            self.put(reply)
+        return reply
+
+    async def _answered(self, reply: Reply, timeout: float) -> Any:
+        if reply.done():
+            return await reply
+        queue = self.system.deadlines.add(reply, timeout, self)
+        try:
+            return await reply
+        finally:  # what was answered is not kept alive by its deadline
+            while queue and queue[0][1].done():
+                queue.popleft()
 
     def _begin_wait(self, me: Cell) -> Cell | None:
         """Mark the calling actor as waiting for this one; only a call by a handler's own task blocks its actor."""
