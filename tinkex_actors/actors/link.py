@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.config import SDK_VERSION
-from tinkex_actors.errors import APIConnectionError, APIStatusError, UnsupportedByServerError
+from tinkex_actors.errors import APIConnectionError, APIStatusError
 from tinkex_actors.machines.retry import Failure, RetryPolicy, decide
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire import dialect as dialects
@@ -129,16 +129,6 @@ class Link:
     async def pause(self, seconds: float) -> None:
         """Wait on the system's clock."""
         await self.system.sleep(seconds)
-
-    def require(self, able: bool, feature: str, remedy: str) -> None:
-        """Refuse what this server's dialect has no words for."""
-        if not able:
-            raise UnsupportedByServerError(
-                f"{self.config.shown_url} ({self.dialect.name} dialect) has no {feature}. {remedy}",
-                feature=feature,
-                server=self.config.shown_url,
-                remedy=remedy,
-            )
 
     async def _send(
         self,

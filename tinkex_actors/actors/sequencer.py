@@ -44,7 +44,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class _Call:
-    __slots__ = ("chunks", "finish", "future", "left", "numbers", "results", "route")
+    __slots__ = ("chunks", "finish", "future", "left", "results", "route")
 
     def __init__(
         self, route: Route, chunks: Sequence[Chunk], finish: Callable[[list[Any]], Any], future: ApiFuture[Any]
@@ -55,7 +55,6 @@ class _Call:
         self.future = future
         self.results: list[Any] = [None] * len(chunks)
         self.left = len(chunks)
-        self.numbers = range(0)
 
 
 class SequencerDesk(Desk):
@@ -114,8 +113,7 @@ class SequencerDesk(Desk):
         op_id = next(self._ids)
         numbers = turns.submit(self.turns, op_id, len(chunks), self._parallel)
         future = self._ledger.open(operation, model_id=self.model_id, seq_ids=numbers, request_ids=[])
-        call = self._calls[op_id] = _Call(route, chunks, finish, future)
-        call.numbers = numbers
+        self._calls[op_id] = _Call(route, chunks, finish, future)
         future.waits_for(lambda: self._describe(op_id))
         future.on_cancel(lambda: self._cancel(op_id))
         self._note(turns.advance(self.turns))
