@@ -72,7 +72,7 @@ def create_model_from_state(
 
     async def run(future: ApiFuture[Any]) -> TrainingClient:
         session_id = await core.session.ready()
-        if not core.link.dialect.forward_only_in_forward_backward:
+        if not core.link.dialect.create_by_load:
             return await _create_then_load(
                 core, future, session_id, number, path, optimizer, user_metadata, base_model, optimizer_config
             )
