@@ -16,6 +16,8 @@ import asyncio
 from collections import deque
 from collections.abc import Coroutine
 from contextvars import Context, ContextVar
+from itertools import repeat
+from operator import length_hint
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorCrashedError, ActorStoppedError, CallCycleError, MailboxFullError
@@ -39,6 +41,7 @@ STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead
 # Capacities of a mailbox that takes nothing for now: while its actor finishes what it has, or restarts and fails fast.
 CLOSED, AWAY = -1, -2
 INLINE_DEPTH = 32  # calls that may run inside one another; each takes a few frames of the interpreter's stack
+POP = deque.popleft  # mapped over repeat(box, n) it takes n messages faster than a loop that counts
 SUSPENDED_CALL: Any = object()  # instead of the result of a call whose handler suspended
 
 current: ContextVar[Cell | None] = ContextVar("tinkex_actors.current", default=None)
@@ -413,13 +416,11 @@ class Cell:
     def drain(self, budget: int) -> int:
         """Run up to ``budget`` queued messages of a class without ``async def`` handlers; return how many ran."""
         box, actor = self.box, self.actor
-        take = box.popleft
+        size = min(len(box), budget)
+        turns = repeat(box, size)
         self.state = RUNNING
         handler = None
-        size = len(box)
-        count = 0
-        for count in range(1, (size if size < budget else budget) + 1):  # noqa: B007  # counts those that ran
-            item = take()
+        for item in map(POP, turns):
             reply = None
             if type(item) is Reply:
                 reply = item
@@ -436,6 +437,7 @@ class Cell:
                     reply.set_result(result)
             if self.state != RUNNING:
                 break
+        count = size - length_hint(turns)
         self.processed += count
         if self.rare is not None and self.rare.senders:
             self.admit()
@@ -458,10 +460,10 @@ class Cell:
     async def work(self, task: HandlerTask, budget: int) -> int:
         """Run queued messages until one suspends, ``budget`` is used up, or the lifecycle takes over."""
         box, actor, scheduler = self.box, self.actor, self.system.scheduler
-        count, handler = 0, None
-        while box and count < budget:
-            item = box.popleft()
-            count += 1
+        size = min(len(box), budget)
+        turns = repeat(box, size)
+        handler = None
+        for item in map(POP, turns):
             reply = None
             if type(item) is Reply:
                 reply = item
@@ -469,7 +471,6 @@ class Cell:
             if handler is not item[0]:
                 self.handling = handler = item[0]
                 function, one, is_async = handler.function, handler.one, handler.is_async
-            self.processed += 1
             try:
                 result = function(actor, item[1]) if one else handler.run(actor, item)
                 if is_async:
@@ -477,14 +478,16 @@ class Cell:
             except BaseException as error:
                 if self.task is not task:
                     self.outlived(reply, error)
-                    return count
+                    return 0
                 self.failed_in_burst(item, reply, error)
             else:
                 if reply is not None and not reply.done():
                     reply.set_result(result)
             # After a suspension the rest has to queue again; a cancel left behind must not hit the next message.
-            if scheduler.active is not task or task._requests or self.state != RUNNING:
+            if scheduler.active is not task or self.state != RUNNING:
                 break
+        count = size - length_hint(turns)
+        self.processed += count
         self.over(task)
         return count
 

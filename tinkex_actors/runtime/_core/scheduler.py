@@ -142,6 +142,11 @@ class Scheduler:
         """Return how many messages an actor may handle before another gets its turn."""
         return window if self.permutation is None else self.permutation.choice((1, 1, 2, 4))
 
+    def interrupted(self, task: HandlerTask) -> None:
+        """A task is being cancelled: if its burst runs now, that ends with the present message."""
+        if self.active is task:
+            self.active = None
+
     def _step(self, cell: Cell, budget: int) -> int:
         """Begin a burst of an actor with ``async def`` handlers; return how many messages it took."""
         box = cell.box

@@ -73,6 +73,8 @@ class HandlerTask(asyncio.Future):  # type: ignore[type-arg]
         if self.done():
             return False
         self._requests += 1
+        assert self.cell is not None  # nobody has hold of a task before it has begun
+        self.cell.system.scheduler.interrupted(self)
         if self._fut_waiter is not None and self._fut_waiter.cancel(msg=msg):
             return True
         self._must_cancel = True
