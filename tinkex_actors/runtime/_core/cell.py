@@ -42,6 +42,7 @@ STATES = ("idle", "ready", "running", "starting", "stopping", "suspended", "dead
 CLOSED, AWAY = -1, -2
 INLINE_DEPTH = 32  # calls that may run inside one another; each takes a few frames of the interpreter's stack
 POP = deque.popleft  # mapped over repeat(box, n) it takes n messages faster than a loop that counts
+AGAIN: Any = object()  # the lifecycle of a crashed actor that the pump starts again, as there is nothing to wait for
 SUSPENDED_CALL: Any = object()  # instead of the result of a call whose handler suspended
 
 current: ContextVar[Cell | None] = ContextVar("tinkex_actors.current", default=None)
@@ -385,33 +386,6 @@ class Cell:
         if self.task is task:
             self.task = None
             self.settle()
-
-    def drain_one(self) -> int:
-        """``drain`` for the one message of an actor that was idle, which is most often what there is to do."""
-        box = self.box
-        item = box.popleft()
-        if type(item) is Reply:
-            box.append(item)
-            return self.drain(1)
-        self.state = RUNNING
-        self.handling = handler = item[0]
-        self.processed += 1
-        try:
-            if handler.one:
-                handler.function(self.actor, item[1])
-            else:
-                handler.run(self.actor, item)
-        except BaseException as error:
-            self.failed_in_burst(item, None, error)
-        if self.rare is not None and self.rare.senders:
-            self.admit()
-        if self.state == RUNNING:  # settle, written out
-            self.handling = None
-            if box:
-                self.schedule()
-            else:
-                self.state = IDLE
-        return 1
 
     def drain(self, budget: int) -> int:
         """Run up to ``budget`` queued messages of a class without ``async def`` handlers; return how many ran."""

@@ -13,15 +13,18 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import ActorStoppedError, RestartsExhaustedError, StartFailedError
-from tinkex_actors.runtime._core.cell import DEAD, HALTING, STARTING, SUSPENDED, Cell
+from tinkex_actors.runtime._core.cell import DEAD, HALTING, IDLE, READY, STARTING, SUSPENDED, Cell
 from tinkex_actors.runtime._core.lifecycle import (
+    at_rest,
     begin,
+    begin_now,
     bury,
     end_of,
     halt,
     interrupt,
     notify_restarted,
-    trivially_stopped,
+    rest,
+    undo,
     wait_for,
 )
 from tinkex_actors.runtime._core.mailboxes import close_and_drain, close_mailbox, set_aside
@@ -69,7 +72,13 @@ class Children:
         """
         cell = self._enter(spec)
         try:
-            await begin(cell)
+            if cell.kind.has_init:
+                await begin(cell)
+            else:
+                try:
+                    begin_now(cell)
+                except BaseException as error:
+                    await undo(cell, error)
         except BaseException as error:
             bury(cell, cell.fate or Crashed(error))
             raise
@@ -118,7 +127,10 @@ class Children:
             return
         set_aside(cell)
         if self.policy.strategy == "one_for_one":
-            self._operate(cell, self._restart_one(cell, reason))
+            if cell.kind.has_init or self.policy.backoff is not None:
+                self._operate(cell, self._restart_one(cell, reason))
+            else:
+                self.owner.system.scheduler.restart(cell)
         else:
             self._pending[cell] = reason
             if self._group is None:
@@ -144,44 +156,74 @@ class Children:
             self.owner.exit(Shutdown(f"significant child {cell.name} ended"))
 
     # --- restarting --------------------------------------------------------------------------------------------------
-    async def _restart_one(self, cell: Cell, reason: ExitReason) -> None:
+    def restart_now(self, cell: Cell) -> None:
+        """Start a child again at once if nothing has to be waited for; called by the pump, outside any handler."""
+        reason = cell.ending
+        assert reason is not None
+        if self._stopping(cell) or not at_rest(cell):
+            self._operate(cell, self._restart_one(cell, reason))
+            return
+        allowed, _ = self._admit_restart(cell)
+        rest(cell)
+        if not allowed:
+            self._give_up(cell, reason)
+            return
+        cell.incarnation += 1
+        try:
+            begin_now(cell)
+        except BaseException as error:
+            self._operate(cell, self._restart_one(cell, reason, undo(cell, error)))
+            return
+        self._restarted(cell, reason)
+
+    async def _restart_one(
+        self, cell: Cell, reason: ExitReason, begun: Coroutine[Any, Any, None] | None = None
+    ) -> None:
+        """Restart a child until it has begun, or not any more. ``begun``: what is left of a beginning."""
         while True:
-            allowed, delay = self._admit_restart(cell)
-            grace = 0.0 if reason.abnormal else cell.spec.grace
-            await halt(cell, reason, grace=grace, to_return=allowed and not self._stopping(cell))
-            if self._stopping(cell):
-                await self._end(cell, cell.fate or reason, reason)
-                return
-            if not allowed:
-                self._give_up(cell, reason)
-                return
-            if delay > 0.0:
-                await wait_for(cell, asyncio.sleep(delay))
+            if begun is None:
+                allowed, delay = self._admit_restart(cell)
+                grace = 0.0 if reason.abnormal else cell.spec.grace
+                await halt(cell, reason, grace=grace, to_return=allowed and not self._stopping(cell))
                 if self._stopping(cell):
                     await self._end(cell, cell.fate or reason, reason)
                     return
-            failure = await self._begin_again(cell, reason)
+                if not allowed:
+                    self._give_up(cell, reason)
+                    return
+                if delay > 0.0:
+                    await wait_for(cell, asyncio.sleep(delay))
+                    if self._stopping(cell):
+                        await self._end(cell, cell.fate or reason, reason)
+                        return
+                cell.incarnation += 1
+                begun = begin(cell)
+            failure = await self._begin_again(cell, reason, begun)
             if failure is None:
                 return
-            reason = failure
+            reason, begun = failure, None
 
-    async def _begin_again(self, cell: Cell, reason: ExitReason) -> ExitReason | None:
-        """Start the next incarnation; return why it failed, or None."""
-        cell.incarnation += 1
+    async def _begin_again(
+        self, cell: Cell, reason: ExitReason, begun: Coroutine[Any, Any, None]
+    ) -> ExitReason | None:
+        """Await the start of the next incarnation; return why it failed, or None."""
         try:
-            await begin(cell)
+            await begun
         except StartFailedError as error:
             if cell.fate is None:
                 cell.more().last_crash = error.message
                 self.owner.system.crashed(cell, error, "init")
             return Crashed(error)
+        self._restarted(cell, reason)
+        return None
+
+    def _restarted(self, cell: Cell, reason: ExitReason) -> None:
         events = self.owner.system.events
         if events.active:
             events.publish(
                 ActorRestarted(path=cell.path, at=self.owner.system.now(), incarnation=cell.incarnation),
             )
         notify_restarted(cell, reason)
-        return None
 
     async def _restart_group(self) -> None:
         """Stop right to left and start left to right whoever the strategy names; begin again if one fails meanwhile."""
@@ -232,7 +274,8 @@ class Children:
             if cell.fate is not None:
                 await self._end(cell, cell.fate, cell.fate)
                 continue
-            failure = await self._begin_again(cell, reasons.get(cell) or GROUP_RESTART)
+            cell.incarnation += 1
+            failure = await self._begin_again(cell, reasons.get(cell) or GROUP_RESTART, begin(cell))
             if failure is not None:
                 if cell.fate is not None:
                     bury(cell, cell.fate)
@@ -300,7 +343,7 @@ class Children:
             if cell.state in (STARTING, SUSPENDED):
                 interrupt(cell)
             return
-        if (cell.state == SUSPENDED and cell.family is None) or trivially_stopped(cell):
+        if (cell.state == SUSPENDED and cell.family is None) or (cell.state in (IDLE, READY) and at_rest(cell)):
             bury(cell, reason)
             return
         if cell.state == HALTING and self._group is not None:

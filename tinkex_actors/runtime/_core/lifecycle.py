@@ -6,15 +6,13 @@ import asyncio
 import inspect
 import math
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinkex_actors.errors import ActorStoppedError, StartFailedError
 from tinkex_actors.runtime._core.carrying import commit, hand_over
 from tinkex_actors.runtime._core.cell import (
     DEAD,
     HALTING,
-    IDLE,
-    READY,
     RUNNING,
     STARTING,
     SUSPENDED,
@@ -29,7 +27,19 @@ if TYPE_CHECKING:
     from tinkex_actors.runtime.ref import ActorRef
     from tinkex_actors.runtime.system import ActorSystem
 
-__all__ = ["begin", "bury", "end_of", "halt", "interrupt", "notify_restarted", "trivially_stopped", "wait_for"]
+__all__ = [
+    "at_rest",
+    "begin",
+    "begin_now",
+    "bury",
+    "end_of",
+    "halt",
+    "interrupt",
+    "notify_restarted",
+    "rest",
+    "undo",
+    "wait_for",
+]
 
 PRUNE_AT = 16  # futures of one actor's end at which those already cancelled are dropped
 CANCEL_PATIENCE_SECONDS = 1.0  # a cancellation ignored for longer is abandoned and reported
@@ -43,27 +53,43 @@ async def begin(cell: Cell) -> None:
         StartFailedError: ``__init__`` or ``init`` raised, or the actor was stopped meanwhile. What had been started is
             stopped again.
     """
-    cell.state = STARTING
-    cell.ending = None
     try:
         _construct(cell)
-        carries = cell.kind.policy.carry is not None
-        if carries:
-            hand_over(cell)
         if cell.kind.has_init:
             await _run_init(cell)
-        if cell.ending is not None or cell.fate is not None:
-            raise ActorStoppedError(f"{cell.path} was stopped while it started.", actor=cell.path)
-        if carries:
-            commit(cell)
+        _begun(cell)
     except BaseException as error:
-        await halt(cell, Crashed(error), grace=0.0, with_hook=False)
-        if isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not _caller_cancelled()):
-            raise StartFailedError(
-                f"{cell.path} ({cell.spec.cls.__name__}) did not start: {type(error).__name__}: {error}",
-                actor=cell.path,
-            ) from error
-        raise
+        await undo(cell, error)
+    _open(cell)
+
+
+def begin_now(cell: Cell) -> None:
+    """As ``begin``, for an actor without ``init``; what it raises is for ``undo``."""
+    _construct(cell)
+    _begun(cell)
+    _open(cell)
+
+
+async def undo(cell: Cell, error: BaseException) -> NoReturn:
+    """Stop what a failed start had begun, and say that it failed."""
+    await halt(cell, Crashed(error), grace=0.0, with_hook=False)
+    if isinstance(error, Exception) or (isinstance(error, asyncio.CancelledError) and not _caller_cancelled()):
+        raise StartFailedError(
+            f"{cell.path} ({cell.spec.cls.__name__}) did not start: {type(error).__name__}: {error}",
+            actor=cell.path,
+        ) from error
+    raise error
+
+
+def _begun(cell: Cell) -> None:
+    if cell.ending is not None or cell.fate is not None:
+        raise ActorStoppedError(f"{cell.path} was stopped while it started.", actor=cell.path)
+    if cell.kind.policy.carry is not None:
+        commit(cell)
+
+
+def _open(cell: Cell) -> None:
+    """Let the messages come."""
     cell.lifecycle = None
     if cell.capacity < 0:
         reopen(cell)
@@ -80,6 +106,8 @@ def _caller_cancelled() -> bool:
 
 
 def _construct(cell: Cell) -> None:
+    cell.state = STARTING
+    cell.ending = None
     context = cell.context = cell.system.context.copy()
     context.run(current.set, cell)
     spec = cell.spec
@@ -87,6 +115,8 @@ def _construct(cell: Cell) -> None:
     actor._cell = cell
     context.run(actor.__init__, *spec.args, **spec.kwargs)
     cell.actor = actor
+    if cell.kind.policy.carry is not None:
+        hand_over(cell)
 
 
 async def _run_init(cell: Cell) -> None:
@@ -162,6 +192,11 @@ async def halt(
             if watched.rare is not None:
                 watched.rare.monitors.pop(cell, None)
         rare.watching.clear()
+    rest(cell)
+
+
+def rest(cell: Cell) -> None:
+    """Forget the user's object: between two incarnations, or before the end."""
     cell.actor = None
     cell.handling = None
     cell.waiting_on = None
@@ -252,12 +287,11 @@ def interrupt(cell: Cell) -> None:
 
 
 # --- the end -------------------------------------------------------------------------------------------------------
-def trivially_stopped(cell: Cell) -> bool:
-    """Return whether there is nothing to wait for: no code running, no hook, no child, no task, no timer."""
+def at_rest(cell: Cell) -> bool:
+    """Return whether an end has nothing to wait for: no code running, no hook, no child, no task, no timer."""
     rare = cell.rare
     return (
         cell.task is None
-        and cell.state in (IDLE, READY, SUSPENDED)
         and cell.family is None
         and not cell.kind.has_on_stop
         and (rare is None or not (rare.tasks or rare.timers or rare.watching))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from tinkex_actors.runtime._core.cell import DEAD, IDLE, READY, RUNNING, SUSPENDED_CALL
+from tinkex_actors.runtime._core.cell import AGAIN, DEAD, IDLE, READY, RUNNING, SUSPENDED_CALL
 from tinkex_actors.runtime._core.messages import Reply
 from tinkex_actors.runtime._core.tasks import HandlerTask, Tasks, current_task, enter_task, leave_task
 
@@ -102,6 +102,13 @@ class Scheduler:
         self.asleep = False
         self.loop.call_soon(self._pump)
 
+    def restart(self, cell: Cell) -> None:
+        """Have the pump start a crashed actor again when its turn comes."""
+        cell.lifecycle = AGAIN
+        self.queue.append(cell)
+        if self.asleep:
+            self.wake()
+
     def may_run_inline(self) -> bool:
         """Return whether one more call may run in its caller, once ``inline``, the number let through, is used up.
 
@@ -150,8 +157,8 @@ class Scheduler:
     def _step(self, cell: Cell, budget: int) -> int:
         """Begin a burst of an actor with ``async def`` handlers; return how many messages it took."""
         box = cell.box
-        if len(box) == 1 and (box[0].message if type(box[0]) is Reply else box[0])[0].is_async:
-            self._step_one(cell)
+        if len(box) == 1 and type(box[0]) is Reply and box[0].message[0].is_async:
+            self._step_one(cell, box.popleft())
             return 1
         loop = self.loop
         task = self.tasks.take()
@@ -175,10 +182,31 @@ class Scheduler:
         self.tasks.give(task)
         return used
 
-    def _step_one(self, cell: Cell) -> None:
+    def _run_one(self, cell: Cell, message: Message) -> None:
+        """``Cell.drain`` for the one cast of an actor that was idle."""
+        cell.state = RUNNING
+        cell.handling = handler = message[0]
+        cell.processed += 1
+        try:
+            if handler.one:
+                cell.context.run(handler.function, cell.actor, message[1])  # type: ignore[union-attr]
+            else:
+                cell.context.run(handler.run, cell.actor, message)  # type: ignore[union-attr]
+        except BaseException as error:
+            cell.context.run(cell.failed_in_burst, message, None, error)  # type: ignore[union-attr]
+        if cell.rare is not None and cell.rare.senders:
+            cell.admit()
+        if cell.state == RUNNING:  # settle, written out
+            cell.handling = None
+            if cell.box:
+                cell.schedule()
+            else:
+                cell.state = IDLE
+
+    def _step_one(self, cell: Cell, item: Message | Reply) -> None:
         """Run the one message of an actor that was idle, an ``async def`` one, without a burst around it."""
-        item = cell.box.popleft()
-        reply, message = (item, item.message) if type(item) is Reply else (None, item)
+        reply = item if type(item) is Reply else None
+        message: Message = item if reply is None else reply.message  # type: ignore[assignment]
         loop = self.loop
         task = cell.task = self.tasks.take()
         cell.state = RUNNING
@@ -263,11 +291,20 @@ class Scheduler:
             while queue:
                 cell = take()
                 if cell.state != READY:
+                    if cell.lifecycle is AGAIN:
+                        cell.parent.family.restart_now(cell)  # type: ignore[union-attr]
                     continue
-                if cell.kind.tasked:
+                box = cell.box
+                if len(box) == 1 and type(box[0]) is tuple:  # a cast to an actor that was idle: most of what there is
+                    budget -= 1
+                    if not cell.kind.tasked:
+                        self._run_one(cell, box.popleft())
+                    elif box[0][0].is_async:
+                        self._step_one(cell, box.popleft())
+                    else:
+                        self._step(cell, 1)
+                elif cell.kind.tasked:
                     budget -= self._step(cell, budget)
-                elif len(cell.box) == 1:
-                    budget -= cell.context.run(cell.drain_one)  # type: ignore[union-attr]
                 else:
                     budget -= cell.context.run(cell.drain, budget)  # type: ignore[union-attr]
                 if budget > 0:

@@ -16,7 +16,7 @@ __all__ = ["await_chain", "place_of", "runner_in", "stack_of"]
 
 RUNNERS = (
     Cell.drain.__code__,
-    Cell.drain_one.__code__,
+    Scheduler._run_one.__code__,
     Cell.work.__code__,
     Cell._run_inline.__code__,
     Scheduler._step_one.__code__,
