@@ -281,14 +281,18 @@ class ActorSystem:
             ClosedError: the system is not running.
         """
         spec = ChildSpec(cls, args, kwargs, name=name, restart=restart, mailbox=mailbox, shutdown=shutdown)
-        return await self.start_child(spec)
+        return await self._family.start(spec)
 
     async def start_child(self, spec: ChildSpec) -> ActorRef[Any]:
         """Start a top-level actor from a spec."""
+        return await self._family.start(spec)
+
+    @property
+    def _family(self) -> Children:
         family = self.root.family
         if family is None or self._stopping is not None:
             raise ClosedError(f"The system {self.name!r} has stopped and starts no more actors.")
-        return await family.start(spec)
+        return family
 
     def kind_of(self, cls: type[Any]) -> Kind:
         """Return what the runtime knows about an actor class in this system."""

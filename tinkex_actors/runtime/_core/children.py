@@ -88,15 +88,16 @@ class Children:
         owner = self.owner
         if self.closing or owner.state == DEAD:
             raise ActorStoppedError(f"{owner.path} is stopping and starts no more children.", actor=owner.path)
+        system = owner.system
+        kind = system.kind_of(spec.cls)
         name = spec.name
         if name is None:
-            name = self._free_name(spec.cls.__name__.lower())
+            name = self._free_name(kind.stem)
         elif name in self.cells:
             raise StartFailedError(
                 f"{owner.path} already has a child named {name!r}; choose another name.", actor=owner.path
             )
-        system = owner.system
-        cell = system.ref_class(system, owner, name, spec, system.kind_of(spec.cls))
+        cell = system.ref_class(system, owner, name, spec, kind)
         self.cells[name] = cell
         return cell
 
@@ -203,9 +204,7 @@ class Children:
                 return
             reason, begun = failure, None
 
-    async def _begin_again(
-        self, cell: Cell, reason: ExitReason, begun: Coroutine[Any, Any, None]
-    ) -> ExitReason | None:
+    async def _begin_again(self, cell: Cell, reason: ExitReason, begun: Coroutine[Any, Any, None]) -> ExitReason | None:
         """Await the start of the next incarnation; return why it failed, or None."""
         try:
             await begun

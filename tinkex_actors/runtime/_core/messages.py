@@ -162,10 +162,23 @@ class TimedProxy(Proxy):
 class Kind:
     """What the runtime knows about an actor class; made at its first spawn, kept in the class."""
 
-    __slots__ = ("call", "cast", "cls", "handlers", "has_init", "has_on_stop", "hooks", "policy", "send", "tasked")
+    __slots__ = (
+        "call",
+        "cast",
+        "cls",
+        "handlers",
+        "has_init",
+        "has_on_stop",
+        "hooks",
+        "policy",
+        "send",
+        "stem",
+        "tasked",
+    )
 
     def __init__(self, cls: type[Any], base: type[Any], wraps: Sequence[Wrap] = ()) -> None:
         self.cls = cls
+        self.stem = cls.__name__.lower()  # of the names of those spawned without one
         self.policy: RestartPolicy = cls.restart_policy
         self.handlers: dict[str, Handler[..., Any]] = {}
         for name in dir(cls):

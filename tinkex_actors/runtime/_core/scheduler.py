@@ -208,15 +208,17 @@ class Scheduler:
         reply = item if type(item) is Reply else None
         message: Message = item if reply is None else reply.message  # type: ignore[assignment]
         loop = self.loop
+        context = cell.context
         task = cell.task = self.tasks.take()
         cell.state = RUNNING
         cell.handling = handler = message[0]
         cell.processed += 1
-        coroutine = handler.run(cell.actor, message)
-        task.begin(cell, coroutine, cell.context)  # type: ignore[arg-type]
+        actor = cell.actor
+        coroutine = handler.function(actor, message[1]) if handler.one else handler.run(actor, message)
+        task.begin(cell, coroutine, context)  # type: ignore[arg-type]
         enter_task(loop, task)
         try:
-            awaited = cell.context.run(coroutine.send, None)  # type: ignore[union-attr]
+            awaited = context.run(coroutine.send, None)  # type: ignore[union-attr]
         except StopIteration as stop:
             if reply is not None:
                 reply.answer(stop.value)
@@ -229,7 +231,15 @@ class Scheduler:
         finally:
             leave_task(loop, task)
         del coroutine
-        cell.over(task)
+        if cell.rare is not None and cell.rare.senders:
+            cell.admit()
+        cell.task = None
+        if cell.state == RUNNING:  # settle, written out
+            cell.handling = None
+            if cell.box:
+                cell.schedule()
+            else:
+                cell.state = IDLE
         self.tasks.give(task)
 
     def step_inline(self, cell: Cell, message: Message) -> Any:
@@ -246,7 +256,8 @@ class Scheduler:
         cell.state = RUNNING
         cell.handling = handler
         cell.processed += 1
-        coroutine = handler.run(cell.actor, message)
+        actor = cell.actor
+        coroutine = handler.function(actor, message[1]) if handler.one else handler.run(actor, message)
         task.begin(cell, coroutine, context)  # type: ignore[arg-type]
         self.depth += 1
         if caller is not None:
