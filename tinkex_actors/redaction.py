@@ -97,28 +97,33 @@ def redact_value(value: object) -> Any:
     What stands under a name such as ``api_key`` or ``Authorization`` is masked whole. Numbers, booleans and None are
     kept; an object whose ``repr`` shows no credential is kept as it is, for the program's own renderers.
     """
-    return _clean(value, 0)
+    return _clean(value, ())
 
 
 def redact_event(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Redact a log line: a structlog processor. The library's own lines have passed it before they reach yours."""
-    return {str(name): _entry(name, value, 0) for name, value in event.items()}
+    return {str(name): _entry(name, value, ()) for name, value in event.items()}
 
 
-def _clean(value: object, depth: int) -> Any:
+def _clean(value: object, around: tuple[int, ...]) -> Any:
+    """``around`` are the containers that hold it: one that holds itself ends there, as in Python's own ``repr``."""
     match value:
         case None | bool() | int() | float():
             return value
         case str():
             return redact(value)
         case BaseException():
-            return redact(repr(value))
-        case _ if depth >= _DEEPEST:
+            return redact(_text(value))
+        case Mapping() | list() | tuple() | AbstractSet() if id(value) in around:
+            return "..."
+        case Mapping() | list() | tuple() | AbstractSet() if len(around) >= _DEEPEST:
             return redact(_text(value))
         case Mapping():
-            return {_key(name): _entry(name, entry, depth + 1) for name, entry in value.items()}
+            within = (*around, id(value))
+            return {_key(name): _entry(name, entry, within) for name, entry in value.items()}
         case list() | tuple() | AbstractSet():
-            entries = [_clean(entry, depth + 1) for entry in value]
+            within = (*around, id(value))
+            entries = [_clean(entry, within) for entry in value]
             return tuple(entries) if isinstance(value, tuple) else entries
         case _:
             text = _text(value)
@@ -130,10 +135,10 @@ def _key(name: object) -> Any:
     return redact(name) if isinstance(name, str) else name
 
 
-def _entry(name: object, value: object, depth: int) -> Any:
+def _entry(name: object, value: object, around: tuple[int, ...]) -> Any:
     if value is not None and value != "" and isinstance(name, str) and _FIELD.fullmatch(name):
         return MASK
-    return _clean(value, depth)
+    return _clean(value, around)
 
 
 def _text(value: object) -> str:

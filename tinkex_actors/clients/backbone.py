@@ -13,15 +13,20 @@ from tinkex_actors.actors.link import Link
 from tinkex_actors.actors.poller import PollerDesk, Promise
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
-from tinkex_actors.actors.telemetry import TelemetryDesk
+from tinkex_actors.actors.telemetry import Spool, TelemetryDesk, spool_name
 from tinkex_actors.actors.tree import ServiceTree
+from tinkex_actors.config.redaction import is_secret_header
 from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
+from tinkex_actors.log_levels import parse_log_levels
 from tinkex_actors.machines.admission import AdmissionLimits
+from tinkex_actors.redaction import hide
 from tinkex_actors.runtime import ActorSystem, Shutdown
-from tinkex_actors.runtime.log import Logger
+from tinkex_actors.runtime.log import Logger, set_log_levels
 from tinkex_actors.transport import SampleSlots, open_transport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tinkex_actors.actors.explanation import Explanation
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.config import Config
@@ -61,14 +66,14 @@ class Backbone:
         self.system = ActorSystem(name="tinkex") if system is None else system
         self.transport = transport or open_transport(config.base_url, system=self.system, config=config)
         self.link = Link(self.transport, config=config, system=self.system)
-        self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after)
+        self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, spool=_spool(config))
+        self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after, telemetry=self.telemetry)
         self.session = SessionDesk(
             ledger=self.ledger, user_metadata=user_metadata, display_name=display_name, on_flags=self._apply
         )
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
         self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller, draw=self.system.rng.random)
-        self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, secret=config.api_key)
         self._apply(self.session.flags)
         self.tree = ServiceTree(
             session=self.session,
@@ -81,6 +86,8 @@ class Backbone:
         )
         self._closed: str | None = None
         self._closing = False
+        self._unhide = [hide(secret) for secret in _secrets(config)]
+        set_log_levels(parse_log_levels(config.log, "Config.log"))
         self.booted = self.loop.create_task(self._boot(), name="tinkex service start")
         self._guard = self.loop.create_task(self._leave_with_the_loop(), name="tinkex service guard")
 
@@ -175,6 +182,7 @@ class Backbone:
         try:
             self.telemetry.session_ended()
             if self.tree.running:
+                self.telemetry.closing = True
                 drained = self.telemetry.drained(self.loop)
                 await asyncio.wait([drained], timeout=_DRAIN_SECONDS)
             await finish(self.session, self.link, status, detail)
@@ -190,6 +198,7 @@ class Backbone:
             if not self._closing:
                 self._closing = True
                 self._closed = "This ServiceClient ended with its event loop."
+                self.telemetry.session_ended()
                 await self._tear_down()
 
     def _apply(self, flags: ClientConfigResponse) -> None:
@@ -235,14 +244,42 @@ class Backbone:
                 "with` before you stop the ActorSystem it lives in."
             )
         _log.error("service.ended_early", reason=str(reason))
+        self.telemetry.log_exception(error)
         self.ledger.fail_all(error)
 
     async def _tear_down(self) -> None:
         try:
             await self.tree.stop()
+            await self._keep_telemetry()
         finally:
             try:
                 await self.transport.close()
             finally:
                 if self._owns_system:
                     await self.system.stop()
+                for take_back in self._unhide:
+                    take_back()
+
+    async def _keep_telemetry(self) -> None:
+        """Put on disk what telemetry could not send, for the next process."""
+        self.telemetry.give_up()
+        if events := self.telemetry.unspooled:
+            try:
+                await self.system.blocking(self.telemetry.write_to_spool, events, executor="telemetry")
+            except ClosedError:  # the system was stopped under the service
+                self.telemetry.write_to_spool(events)
+            self.telemetry.unspooled = []
+
+
+def _spool(config: Config) -> Spool | None:
+    """Where telemetry waits while a server is away; an engine in this process is never away."""
+    if not config.base_url.startswith(("http://", "https://")):
+        return None
+    return Spool(config.state_dir / "telemetry" / spool_name(config.base_url, config.api_key))
+
+
+def _secrets(config: Config) -> Iterator[str | None]:
+    yield config.api_key
+    yield config.cf_access_client_secret
+    yield from dict(config.proxy_headers).values()
+    yield from (value for name, value in dict(config.default_headers).items() if is_secret_header(name))

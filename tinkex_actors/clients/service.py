@@ -202,7 +202,8 @@ class ServiceClient:
     @property
     def telemetry(self) -> Telemetry:
         """Events of your own for the service."""
-        return Telemetry(self._use().telemetry)
+        core = self._use()
+        return Telemetry(core.telemetry, core.loop)
 
     def close(self, status: FinishStatus = "success", detail: str | None = None) -> ApiFuture[None]:
         """Finish the session, send what telemetry waits, stop the actors, close the connections.
