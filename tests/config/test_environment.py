@@ -45,6 +45,7 @@ READ: dict[str, tuple[str, str, object]] = {
     "ALL_PROXY": ("p:1", "proxy", "http://p:1"),
     "NO_PROXY": ("example", "no_proxy", "example"),
     "TINKEX_ENGINE_STORE": ("/store", "engine_store", Path("/store")),
+    "TINKEX_STATE_DIR": ("/state", "state_dir", Path("/state")),
     "TINKEX_CACHE_DIR": ("/cache", "cache_dir", Path("/cache")),
 }  # fmt: skip
 
@@ -74,6 +75,7 @@ ARGUMENTS: dict[str, Any] = {
     "no_proxy": "given",
     "engine_store": Path("given"),
     "cache_dir": Path("given"),
+    "state_dir": Path("given"),
 }
 
 
