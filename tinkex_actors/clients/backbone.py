@@ -49,6 +49,7 @@ class Backbone:
         transport: carries the requests; None opens what the base URL names.
         user_metadata: free notes for the session.
         display_name: what people see.
+        joins: a session to go on with; None creates one.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Backbone:
         transport: Transport | None,
         user_metadata: dict[str, str] | None,
         display_name: str | None,
+        joins: str | None = None,
     ) -> None:
         self.config = config
         self.loop = asyncio.get_running_loop()
@@ -69,7 +71,11 @@ class Backbone:
         self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, spool=_spool(config))
         self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after, telemetry=self.telemetry)
         self.session = SessionDesk(
-            ledger=self.ledger, user_metadata=user_metadata, display_name=display_name, on_flags=self._apply
+            ledger=self.ledger,
+            user_metadata=user_metadata,
+            display_name=display_name,
+            on_flags=self._apply,
+            joins=joins,
         )
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
@@ -163,7 +169,7 @@ class Backbone:
         """Everything pending, and how the session and the back-off window stand."""
         now = self.loop.time()
         window = self.dispatcher.statistics()
-        notes = [self.session.note(now)]
+        notes = [self.session.note(now), self.link.speech.note()]
         if window.window_until is not None and window.window_since is not None:
             notes.append(
                 f"sampling: {window.phase} since {now - window.window_since:.0f} s, back-off for another "
@@ -171,8 +177,11 @@ class Backbone:
             )
         return self.ledger.explain(*notes)
 
-    async def close(self, status: FinishStatus, detail: str | None) -> None:
-        """End the session, the actors and the connections, in this order, also where the actors have ended before."""
+    async def close(self, status: FinishStatus | None, detail: str | None) -> None:
+        """End the session, the actors and the connections, in this order, also where the actors have ended before.
+
+        A ``status`` of None leaves the session to its other holders.
+        """
         if self._closing:
             return
         self._closing = True
@@ -185,7 +194,8 @@ class Backbone:
                 self.telemetry.closing = True
                 drained = self.telemetry.drained(self.loop)
                 await asyncio.wait([drained], timeout=_DRAIN_SECONDS)
-            await finish(self.session, self.link, status, detail)
+            if status is not None:
+                await finish(self.session, self.link, status, detail)
         finally:
             await self._tear_down()
             self._guard.cancel()
