@@ -9,6 +9,8 @@ way out. Nothing of a secret is kept visible, not even its end: the ends of shor
 from __future__ import annotations
 
 import re
+import sys
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
@@ -30,7 +32,7 @@ _NAMES = (
 _FIELD = re.compile(rf"(?:.*[-_.])?(?:{_NAMES}|credentials?)", re.IGNORECASE)
 # Protocol 0.3 and 5.8: `tml-...` is a key, `eyJ...` a JWT; `hf_...` is the model hub's. A shape needs a body, so that a
 # message may say "a key starts with tml-".
-_SHAPE = re.compile(r"\btml-[\w.+/=-]{4,}|\beyJ[\w-]{12,}(?:\.[\w-]*){0,2}|\bhf_[A-Za-z0-9]{16,}")
+_SHAPE = re.compile(r"\btml-[\w.+/=-]{4,}|\beyJ[\w-]{12,}(?:\.[\w-]+){0,2}|\bhf_[A-Za-z0-9]{16,}")
 _URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s'\"]*(?:@[^/?#@\s'\"]*)*@")
 # The signature of a presigned download URL is a key to the file for as long as it lives.
 _SIGNATURE = re.compile(r"([?&](?:x-\w+-)?(?:signature|sig|credential|security-token)=)[^&\s'\"]+", re.IGNORECASE)
@@ -40,7 +42,7 @@ _NAMED = re.compile(
     rf"((?<![a-z])(?:{_NAMES})\\?['\"]?\s*(?:[:=]|,\s*(?=b?['\"]))\s*)"
     r"(b?\\?(?:'(?=[^']*')|\"(?=[^\"]*\")))?(?:(?:bearer|basic|digest|negotiate|token)\s+)?"
     r"(?!none\b|null\b|true\b|false\b)"
-    r"(?(2)[a-z0-9+/_%~-][^'\"\\\n]*|[a-z0-9+/_%~-][^\s,;&'\"\\)}\]>]*)",
+    r"(?(2)[a-z0-9+/_%~*-][^'\"\\\n]*|[a-z0-9+/_%~*-][^\s,;&'\"\\)}\]>]*)",
     re.IGNORECASE,
 )
 _SCHEME = re.compile(r"\b((?:bearer|basic)\s+)(?=[^\s'\"]*[\d=])[A-Za-z0-9+/_=.~-]{8,}", re.IGNORECASE)
@@ -83,11 +85,11 @@ def redact(text: str) -> str:
         text = text.replace(secret, MASK)
     if "://" in text:
         text = _URL_CREDENTIALS.sub(MASK + "@", text)
-    text = _SHAPE.sub(MASK, text)
     lowered = text.lower()
     if any(hint in lowered for hint in _HINTS):
         text = _NAMED.sub(lambda found: f"{found[1]}{found[2] or ''}{MASK}", text)
         text = _SCHEME.sub(lambda found: f"{found[1]}{MASK}", text)
+    text = _SHAPE.sub(MASK, text)
     return _SIGNATURE.sub(lambda found: f"{found[1]}{MASK}", text) if "=" in text else text
 
 
@@ -101,8 +103,27 @@ def redact_value(value: object) -> Any:
 
 
 def redact_event(logger: object, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Redact a log line: a structlog processor. The library's own lines have passed it before they reach yours."""
-    return {str(name): _entry(name, value, ()) for name, value in event.items()}
+    """Redact a log line: a structlog processor, for the head of a program's own chain.
+
+    The library's own lines have passed it before they reach that chain. ``exc_info`` becomes ``exception``, the
+    traceback as Python prints it: renderers that show the values of local variables would show secrets.
+    """
+    shown = {str(name): _entry(name, value, ()) for name, value in event.items() if name != "exc_info"}
+    if (error := _error_of(event.get("exc_info"))) is not None:
+        shown["exception"] = redact("".join(traceback.format_exception(error)).rstrip())
+    return shown
+
+
+def _error_of(exc_info: object) -> BaseException | None:
+    match exc_info:
+        case BaseException():
+            return exc_info
+        case (_, BaseException() as error, _):
+            return error
+        case None | False:
+            return None
+        case _:
+            return sys.exc_info()[1]
 
 
 def _clean(value: object, around: tuple[int, ...]) -> Any:

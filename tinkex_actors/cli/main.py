@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from tinkex_actors.errors import TinkexError
+from tinkex_actors.redaction import redact
 
 __all__ = ["app", "main"]
 
@@ -116,7 +117,7 @@ def main() -> None:
     try:
         app(prog_name="tinkex-actors")
     except TinkexError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {redact(str(error))}", err=True)
         sys.exit(1)
     except OSError as error:
         if error.filename is None:

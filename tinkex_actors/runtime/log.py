@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import traceback
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
@@ -67,7 +66,7 @@ class Logger:
             )
         else:
             return
-        getattr(log, method)(**_ready(event, self._values | values))
+        getattr(log, method)(**redact_event(log, method, {"event": event, **self._values, **values}))
 
 
 def set_log_levels(levels: Mapping[str, str]) -> None:
@@ -108,14 +107,6 @@ def _own_level(logger: logging.Logger) -> int:
             return at.level
         at = at.parent
     return logging.NOTSET
-
-
-def _ready(event: str, values: dict[str, object]) -> MutableMapping[str, Any]:
-    # Formatted here: some renderers of exc_info print local variables, which may hold secrets.
-    error = values.pop("exc_info", None)
-    if isinstance(error, BaseException):
-        values["exception"] = "".join(traceback.format_exception(error))
-    return redact_event(None, "", {"event": event, **values})
 
 
 def _traceback_last(render: Callable[..., Any]) -> Callable[..., str]:
