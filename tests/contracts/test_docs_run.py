@@ -133,7 +133,8 @@ def test_the_error_page_names_every_class() -> None:
 
 
 def test_the_configuration_page_names_every_variable() -> None:
-    read = set(re.findall(r"\bTINKE[RX]_[A-Z_]+", (ROOT / "tinkex_actors" / "config.py").read_text(encoding="utf-8")))
+    sources = (ROOT / "tinkex_actors" / "config").glob("*.py")
+    read = {name for path in sources for name in re.findall(r"\bTINKE[RX]_[A-Z_]+\b", path.read_text(encoding="utf-8"))}
     text = (ROOT / "docs" / "pages" / "reference" / "config.md").read_text(encoding="utf-8")
 
     assert read

@@ -30,3 +30,22 @@ def test_programs_are_kept_under_the_version_and_the_first_folder_stays(tmp_path
     assert folder.name[0].isdigit()
     assert list(folder.iterdir())
     assert not (tmp_path / "two").exists()
+
+
+UNUSABLE = """
+import sys
+from pathlib import Path
+import jax
+from tinkex_actors.engine.core.compile_cache import enable_compile_cache
+assert enable_compile_cache(Path(sys.argv[1])) is None
+assert jax.jit(lambda x: x * 2 + 1)(1.0) == 3.0
+"""
+
+
+def test_a_folder_that_cannot_be_written_is_a_warning_and_nothing_worse(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    command = [sys.executable, "-c", UNUSABLE, str(tmp_path / "file")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    said = done.stdout + done.stderr
+    assert "engine.compile_cache_unusable" in said
+    assert "TINKEX_CACHE_DIR" in said

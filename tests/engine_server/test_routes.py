@@ -69,7 +69,6 @@ async def test_the_service_routes_answer(tmp_path: Path) -> None:
         ("HEAD", "/api/v1/healthz"),
         ("POST", "/api/v1/healthz"),
         ("GET", "/"),
-        ("POST", "/api/v1/forward"),
     ],
 )
 async def test_what_is_not_a_route_is_404_in_json(tmp_path: Path, method: str, path: str) -> None:

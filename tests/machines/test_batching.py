@@ -61,16 +61,57 @@ def test_a_failed_batch_waits_for_the_interval_however_much_is_queued() -> None:
     batching.flush()
     assert batching.due(0.0)
     assert batching.take() == [0, 1]
-    batching.failed(2)
+    assert batching.failed(2) == []
     assert not batching.drained
     assert [batching.due(now) for now in (0.0, 9.9)] == [False, False]
     assert batching.due(10.0)
     assert batching.take() == [0, 1]
-    batching.failed(2)
-    # Given up after two attempts; the next batch is full and may go.
-    assert batching.due(10.0)
-    assert batching.take() == [2, 3]
-    assert batching.statistics() == BatchingStatistics(queued=1, sending=2, sent=0, overflowed=0, dropped=2)
+
+
+def away(count: int) -> Batching[int]:
+    batching = filled(count)
+    for _ in range(SMALL.attempts):
+        given_up = batching.failed(len(batching.take()))
+    assert given_up == list(range(count))
+    return batching
+
+
+def test_after_so_many_failures_everything_is_given_up_in_order() -> None:
+    batching = away(5)
+    assert batching.drained
+    assert batching.statistics() == BatchingStatistics(queued=0, sending=0, sent=0, overflowed=0, given_up=5, refused=0)
+
+
+def test_while_the_server_is_away_one_failure_gives_up() -> None:
+    batching = away(2)
+    for event in (7, 8, 9):
+        batching.add(event)
+    assert batching.take() == [7, 8]
+    assert batching.failed(2) == [7, 8, 9]
+
+
+@pytest.mark.parametrize("answer", ["sent", "refused"])
+def test_an_answer_ends_the_server_s_absence(answer: str) -> None:
+    batching = away(2)
+    batching.add(7)
+    getattr(batching, answer)(len(batching.take()))
+    batching.add(8)
+    assert batching.failed(len(batching.take())) == []
+
+
+def test_a_refused_batch_is_dropped_and_the_next_one_goes() -> None:
+    batching = filled(3)
+    batching.take()
+    batching.refused(2)
+    assert batching.take() == [2]
+    assert batching.statistics() == BatchingStatistics(queued=0, sending=1, sent=0, overflowed=0, given_up=0, refused=2)
+
+
+def test_giving_up_takes_the_batch_on_its_way_too() -> None:
+    batching = filled(3)
+    batching.take()
+    assert batching.give_up() == [0, 1, 2]
+    assert batching.drained
 
 
 def test_a_new_flush_forces_one_attempt_after_a_failure() -> None:
@@ -91,7 +132,7 @@ def test_a_full_queue_drops_and_counts() -> None:
     assert not batching.add(99)
     batching.sent(2)
     assert batching.add(5)
-    assert batching.statistics() == BatchingStatistics(queued=4, sending=0, sent=2, overflowed=2, dropped=0)
+    assert batching.statistics() == BatchingStatistics(queued=4, sending=0, sent=2, overflowed=2, given_up=0, refused=0)
 
 
 def test_after_a_restart_the_same_batch_goes_again() -> None:
@@ -110,7 +151,7 @@ def test_an_empty_take_puts_nothing_on_its_way() -> None:
     assert batching.take() == []
 
 
-@pytest.mark.parametrize("event", ["sent", "failed"])
+@pytest.mark.parametrize("event", ["sent", "failed", "refused"])
 @pytest.mark.parametrize(("taken", "count"), [(False, 0), (False, 2), (True, 1), (True, 3)])
 def test_an_answer_to_another_batch_is_refused_and_changes_nothing(event: str, taken: bool, count: int) -> None:
     batching = filled(3)
@@ -141,6 +182,7 @@ class NothingLostOrDoubled(RuleBasedStateMachine):
         self.refused = 0
         self.batch: list[int] = []
         self.arrived: list[int] = []
+        self.elsewhere: list[int] = []
         self.now = 0.0
 
     @rule(count=st.integers(1, 5))
@@ -162,13 +204,15 @@ class NothingLostOrDoubled(RuleBasedStateMachine):
         self.batching.flush()
 
     @precondition(lambda self: self.batch)
-    @rule(succeeds=st.booleans())
-    def answer(self, succeeds: bool) -> None:
-        if succeeds:
+    @rule(outcome=st.sampled_from(["sent", "failed", "refused"]))
+    def answer(self, outcome: str) -> None:
+        if outcome == "sent":
             self.arrived += self.batch
             self.batching.sent(len(self.batch))
+        elif outcome == "refused":
+            self.batching.refused(len(self.batch))
         else:
-            self.batching.failed(len(self.batch))
+            self.elsewhere += self.batching.failed(len(self.batch))
         self.batch = []
 
     @precondition(lambda self: self.batch)
@@ -184,16 +228,19 @@ class NothingLostOrDoubled(RuleBasedStateMachine):
         assert counts.sent == len(self.arrived)
         assert counts.overflowed == self.refused
         assert counts.queued + counts.sending <= 7
-        assert self.offered == counts.queued + counts.sending + counts.sent + counts.overflowed + counts.dropped
+        assert self.elsewhere == sorted(set(self.elsewhere) - set(self.arrived))
+        assert counts.given_up == len(self.elsewhere)
+        gone = counts.sent + counts.overflowed + counts.given_up + counts.refused
+        assert self.offered == counts.queued + counts.sending + gone
 
     def teardown(self) -> None:
         if self.batch:
-            self.answer(True)
+            self.answer("sent")
         for _ in range(10):
             self.batching.flush()
             if self.batching.due(self.now):
                 self.batch = self.batching.take()
-                self.answer(True)
+                self.answer("sent")
         assert self.batching.drained
 
 

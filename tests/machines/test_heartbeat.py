@@ -13,9 +13,10 @@ from tinkex_actors.machines.heartbeat import (
     BeatDue,
     BeatFailed,
     BeatOk,
-    Ended,
+    Changed,
     Event,
     Heartbeat,
+    Late,
     Started,
     WakeAt,
     Warn,
@@ -54,11 +55,11 @@ def test_a_restarted_shell_keeps_the_rhythm() -> None:
 
 def test_a_failure_degrades_and_a_success_restores() -> None:
     state = beating()
-    assert step(state, BeatFailed(503), 11.0) == []
+    assert step(state, BeatFailed(503), 11.0) == [Changed("alive", "degraded", 11.0)]
     assert (state.status, state.failures, state.last_failure) == ("degraded", 1, 503)
     assert step(state, BeatFailed(), 21.0) == []
     assert (state.status, state.failures, state.last_failure) == ("degraded", 2, None)
-    step(state, BeatOk(), 31.0)
+    assert step(state, BeatOk(), 31.0) == [Changed("degraded", "alive", 31.0)]
     assert state == Heartbeat(last_ok_at=31.0, next_beat_at=10.0)
 
 
@@ -70,29 +71,51 @@ def test_silence_warns_at_two_minutes_and_at_each_doubling() -> None:
         warned += [effect.elapsed for effect in effects if isinstance(effect, Warn)]
     assert warned == [120.0, 240.0, 480.0, 960.0]
     assert state.status == "lost"
-    step(state, BeatOk(), 1001.0)
-    assert state.status == "alive"
-    assert step(state, BeatFailed(), 1120.0) == []
-    assert step(state, BeatFailed(), 1121.0) == [Warn(120.0)]
+    assert step(state, BeatOk(), 1001.0) == [Changed("lost", "alive", 1001.0)]
+    assert step(state, BeatFailed(), 1120.0) == [Changed("alive", "degraded", 119.0)]
+    assert step(state, BeatFailed(), 1121.0) == [Warn(120.0), Changed("degraded", "lost", 120.0)]
 
 
 def test_beats_that_are_never_answered_warn_too() -> None:
     state = beating()
-    assert step(state, BeatDue(), 119.0) == [Beat(), WakeAt(129.0)]
-    assert step(state, BeatDue(), 129.0) == [Beat(), WakeAt(139.0), Warn(129.0)]
+    for beat in range(1, 12):
+        assert step(state, BeatDue(), beat * 10.0) == [Beat(), WakeAt(beat * 10.0 + 10.0)]
+    assert step(state, BeatDue(), 120.0) == [
+        Beat(),
+        WakeAt(130.0),
+        Warn(120.0),
+        Changed("alive", "lost", 120.0),
+    ]
 
 
 def test_one_long_silence_warns_once() -> None:
     state = beating()
-    assert step(state, BeatFailed(), 5000.0) == [Warn(5000.0)]
+    assert step(state, BeatFailed(), 5000.0) == [Warn(5000.0), Changed("alive", "lost", 5000.0)]
     assert step(state, BeatFailed(), 5010.0) == []
+
+
+def test_a_beat_that_waited_for_the_loop_goes_out_at_once_and_says_so() -> None:
+    state = beating()
+    assert step(state, BeatDue(), 19.9) == [Beat(), WakeAt(29.9)]
+    assert step(state, BeatDue(), 45.0) == [Beat(), WakeAt(55.0), Late(pytest.approx(15.1))]
+
+
+def test_a_server_without_heartbeats_is_left_in_peace() -> None:
+    state = beating()
+    step(state, BeatDue(), 10.0)
+    assert step(state, BeatFailed(unsupported=True), 10.1) == [Changed("alive", "unwatched", 10.1)]
+    for event in (BeatDue(), BeatOk(), BeatFailed(), BeatFailed(410), Started()):
+        assert step(state, event, 500.0) == []
+    assert state.status == "unwatched"
 
 
 @pytest.mark.parametrize("before", [BeatOk(), BeatFailed(500)])
 def test_410_ends_the_session_for_good(before: Event) -> None:
     state = beating()
     step(state, before, 10.0)
-    assert step(state, BeatFailed(410), 20.0) == [Ended()]
+    [change] = step(state, BeatFailed(410), 20.0)
+    assert isinstance(change, Changed)
+    assert change.after == "ended"
     assert state.status == "ended"
     for event in (BeatDue(), BeatOk(), BeatFailed(), BeatFailed(410), Started()):
         assert step(state, event, 30.0) == []

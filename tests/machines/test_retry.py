@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinkex_actors.errors import ConfigError
-from tinkex_actors.machines.retry import NO_RETRY, Failure, RetryPolicy, decide, is_refusal, is_retryable
+from tinkex_actors.machines.retry import NO_RETRY, Failure, RetryPolicy, decide, is_refusal, is_retryable, policy_for
 
 POLICY = RetryPolicy()
 
@@ -144,3 +144,56 @@ def test_a_server_that_never_recovers_costs_a_bounded_number_of_attempts(u: floa
         attempt += 1
     assert elapsed == pytest.approx(POLICY.window)
     assert attempt <= 5 + POLICY.window / (POLICY.cap * 0.75) + 1
+
+
+def schedule(policy: RetryPolicy, failure: Failure, took: float = 0.0) -> list[float]:
+    """The delays of a request that always fails in the same way after ``took`` seconds, without jitter."""
+    delays: list[float] = []
+    elapsed = took
+    while len(delays) < 200 and (delay := decide(policy, len(delays), elapsed, failure, 0.0)) is not None:
+        delays.append(delay)
+        elapsed += delay + took
+    return delays
+
+
+BASE = [0.5, 1.0, 2.0, 4.0, 8.0, 10.0, 10.0, 10.0, 10.0, 10.0]
+
+# What comes back: (parity, the failure, the delays). The golden table, worked out from protocol 1.5.
+GOLDEN: dict[str, tuple[str, Failure, list[float]]] = {
+    "one layer: 5xx": ("python", Failure(500), [*BASE[:5], *[10.0] * 28, 4.5]),
+    "one layer: no answer": ("python", Failure(None), [*BASE[:5], *[10.0] * 28, 4.5]),
+    "one layer: retry-after 60": ("python", Failure(429, retry_after=60.0), [60.0] * 5),
+    "one layer: retry-after 61 is ignored": ("python", Failure(429, retry_after=61.0), [*BASE[:5], *[10.0] * 28, 4.5]),
+    "one layer: 404": ("python", Failure(404), []),
+    "one layer: 404, x-should-retry true": ("python", Failure(404, should_retry=True), [*BASE[:5], *[10.0] * 28, 4.5]),
+    "one layer: 503, x-should-retry false": ("python", Failure(503, should_retry=False), []),
+    # 65.5 s in each round of the base layer, the holder's delays between, its last one cut at 300 s.
+    "two layers: 5xx": (
+        "official", Failure(500), [*BASE, 1.0, *BASE, 2.0, *BASE, 4.0, *BASE, 8.0, *BASE]
+    ),
+    "two layers: retry-after is not for the holder": (
+        "official", Failure(429, retry_after=5.0),
+        [*[5.0] * 10, 1.0, *[5.0] * 10, 2.0, *[5.0] * 10, 4.0, *[5.0] * 10, 8.0, *[5.0] * 10, 16.0, *[5.0] * 10],
+    ),
+    "two layers: the holder does not obey x-should-retry true": ("official", Failure(400, should_retry=True), BASE),
+    "two layers: 403": ("official", Failure(403), []),
+    "beam: 5xx": ("beam", Failure(500), [0.5, 1.0]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_golden_delays_per_layer(case: str) -> None:
+    parity, failure, delays = GOLDEN[case]
+    assert schedule(policy_for(parity), failure) == delays
+
+
+@pytest.mark.parametrize(
+    ("parity", "max_retries", "count"), [("python", 0, 0), ("python", 3, 3), ("beam", 5, 5), ("official", 0, 14)]
+)
+def test_retries_can_be_counted_in_every_parity(parity: str, max_retries: int, count: int) -> None:
+    assert len(schedule(policy_for(parity, max_retries), Failure(500))) == count
+
+
+def test_the_holder_looks_at_the_clock_and_the_base_does_not() -> None:
+    slow = schedule(policy_for("official"), Failure(None), took=60.0)
+    assert slow == BASE, "eleven attempts of a minute each, and no second round"

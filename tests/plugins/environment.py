@@ -13,7 +13,7 @@ KEPT = {"TINKEX_CACHE_DIR", "TINKEX_TEST_SEEDS"}
 
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Unset every variable that ``config.py`` would read, and put the engine's store into a temporary folder.
+    """Unset every variable that ``config`` would read; the engine's store and telemetry's spool are temporary folders.
 
     Processes that a test starts inherit it.
     """
@@ -21,4 +21,5 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         for name in [name for name in os.environ if name.startswith(("TINKER_", "TINKEX_")) and name not in KEPT]:
             patch.delenv(name)
         patch.setenv("TINKEX_ENGINE_STORE", str(tmp_path_factory.mktemp("engine-store")))
+        patch.setenv("TINKEX_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield

@@ -211,12 +211,12 @@ def test_numbers_in_strings_are_read_as_the_official_client_does() -> None:
 
 def test_an_optimizer_we_do_not_know_stays_an_object() -> None:
     known = GetInfoResponse(model_data=ModelData(), model_id="m")
-    body = b'{"model_data":{},"model_id":"m","optimizer_config":{"type":"dimuon","version":1}}'
+    body = b'{"model_data":{},"model_id":"m","optimizer_config":{"type":"lion","version":1}}'
 
     other = decode_response(ROUTES["get_info"], Response(200, {}, body))
 
     assert known.optimizer_config == AdamOptimizerConfig()
-    assert other.optimizer_config == {"type": "dimuon", "version": 1}
+    assert other.optimizer_config == {"type": "lion", "version": 1}
     assert decode_response(ROUTES["get_info"], encode_response(ROUTES["get_info"], other)) == other
 
 

@@ -164,8 +164,7 @@ def request_bytes(**fields: Any) -> bytes:
 @pytest.mark.parametrize(
     ("chunk", "words"),
     [
-        (pb.Chunk(), "a chunk of kind nothing"),
-        (pb.Chunk(dmel=pb.DmelChunk(dmel=b"x")), "a chunk of kind dmel"),
+        (pb.Chunk(), "a chunk of no kind"),
         (pb.Chunk(image=pb.ImageChunk(format="gif")), "image format 'gif'"),
         (pb.Chunk(encoded_text=pb.EncodedTextChunk(tokens=b"12345")), "5 bytes"),
     ],

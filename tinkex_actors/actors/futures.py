@@ -112,6 +112,10 @@ class ApiFuture(Awaitable[T], Generic[T]):
         """Whether it has a result, has failed, or was cancelled."""
         return self._state != _PENDING
 
+    def peek(self) -> BaseException | None:
+        """The error it has failed with, if any; unlike :meth:`exception`, this does not count as having looked."""
+        return cast(BaseException, self._outcome) if self._state == _FAILED else None
+
     def cancelled(self) -> bool:
         """Whether :meth:`cancel` gave it up."""
         return self._state == _CANCELLED

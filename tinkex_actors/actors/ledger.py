@@ -12,12 +12,14 @@ import msgspec
 
 from tinkex_actors.actors.explanation import Explanation, OperationRecord, OperationStalled
 from tinkex_actors.actors.futures import ApiFuture
+from tinkex_actors.actors.telemetry import report_failure
 from tinkex_actors.errors import ClosedError
 from tinkex_actors.runtime.log import Logger
 
 if TYPE_CHECKING:
     import asyncio
 
+    from tinkex_actors.actors.telemetry import TelemetryDesk
     from tinkex_actors.runtime import ActorSystem
 
 __all__ = ["Ledger", "OperationLost"]
@@ -40,12 +42,21 @@ class Ledger:
         system: takes the events.
         loop: the loop the futures belong to.
         stall_after: seconds after which a wait is reported, and again at each doubling.
+        telemetry: is told of what has waited too long and of what has failed; None tells nobody.
     """
 
-    def __init__(self, system: ActorSystem, *, loop: asyncio.AbstractEventLoop, stall_after: float) -> None:
+    def __init__(
+        self,
+        system: ActorSystem,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        stall_after: float,
+        telemetry: TelemetryDesk | None = None,
+    ) -> None:
         self._loop = loop
         self._system = system
         self._stall_after = stall_after
+        self._telemetry = telemetry
         self._pending: dict[ApiFuture[Any], float] = {}
 
     def open(self, operation: str, **ids: object) -> ApiFuture[Any]:
@@ -77,12 +88,17 @@ class Ledger:
             self._pending[future] = limit
             record: OperationRecord = future.record()
             self._system.events.publish(OperationStalled(record))
+            if self._telemetry is not None:
+                words = {"operation": record.operation, "age": record.age, "state": record.state, "ids": record.ids}
+                self._telemetry.note("tinkex.operation.stalled", words, "WARNING")
             _log.warning(
                 "operation.stalled", operation=record.operation, age=record.age, state=record.state, **record.ids
             )
 
     def _ended(self, future: ApiFuture[Any]) -> None:
         self._pending.pop(future, None)
+        if self._telemetry is not None and (error := future.peek()) is not None:
+            report_failure(self._telemetry, future, error)
 
     def _lost(self, future: ApiFuture[Any]) -> None:
         error = future.exception()

@@ -13,7 +13,7 @@ import msgspec
 
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.actors.poller import Promise
-from tinkex_actors.errors import APIStatusError, SequenceBrokenError, TinkexError
+from tinkex_actors.errors import APIStatusError, SequenceBrokenError, TinkexError, UnsupportedByServerError
 from tinkex_actors.machines import turns
 from tinkex_actors.machines.retry import Failure, is_refusal
 from tinkex_actors.runtime import Actor, handler
@@ -306,6 +306,8 @@ class Sequencer(Actor):
                 promise = await self._link.exchange(
                     route, message, idempotency_key=key, on_retry=lambda words: self._desk.delayed(post, words)
                 )
+        except UnsupportedByServerError as error:
+            self._desk.refused(post, error)
         except APIStatusError as error:
             if is_refusal(Failure(status=error.status_code)):
                 self._desk.refused(post, error)

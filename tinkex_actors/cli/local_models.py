@@ -16,7 +16,10 @@ def listing() -> list[str]:
 
     records = model_names(cache_dir=Config.from_environment().cache_dir)
     rows = [("NAME", "PARAMETERS", "CONTEXT", "WEIGHTS")]
-    rows += [(one.name, f"{one.parameters:,}", f"{one.context_length:,}", one.where) for one in records]
+    rows += [
+        (one.name, "?" if one.parameters is None else f"{one.parameters:,}", f"{one.context_length:,}", one.where)
+        for one in records
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return [
         f"{name:<{widths[0]}}  {parameters:>{widths[1]}}  {context:>{widths[2]}}  {where}"

@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 import typer
 
 from tinkex_actors.errors import TinkexError
+from tinkex_actors.redaction import redact
 
 __all__ = ["app", "main"]
 
@@ -45,11 +46,18 @@ def demo(
 
 @app.command()
 def serve(
-    model: Annotated[str, typer.Option(help="a name from `models list`", show_default=False)],
+    model: Annotated[str, typer.Option(help="a name from `models list`, or a folder", show_default=False)],
     host: Annotated[str, typer.Option(help="the address to listen on")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="the port to listen on; 0 takes a free one")] = 8000,
     dialect: Annotated[Literal["hosted", "json"], typer.Option(help="the dialect to speak")] = "hosted",
-    strict: Annotated[bool, typer.Option("--strict", help="refuse a missing key, and a number used twice")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="refuse a missing key, unknown fields, and a number used twice")
+    ] = False,
+    quirk: Annotated[list[str] | None, typer.Option(help="answer as such a server would; repeatable; or all")] = None,
+    without: Annotated[list[str] | None, typer.Option(help="routes and features that are missing, a,b,c")] = None,
+    provoke: Annotated[
+        list[str] | None, typer.Option(help="do wrong for a while: asample-429=3, queue_paused=5s")
+    ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="log what happens, on stderr")] = False,
 ) -> None:
     """Serve the local engine over HTTP, until SIGINT or SIGTERM."""
@@ -58,7 +66,8 @@ def serve(
     from tinkex_actors.runtime import run
 
     log_to_stderr(verbose=verbose)
-    run(serve_until_stopped(model, host=host, port=port, dialect=dialect, strict=strict))
+    options = {"quirks": quirk or (), "without": without or (), "provoke": provoke or ()}
+    run(serve_until_stopped(model, host=host, port=port, dialect=dialect, strict=strict, **options))
 
 
 @app.command()
@@ -108,7 +117,7 @@ def main() -> None:
     try:
         app(prog_name="tinkex-actors")
     except TinkexError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(f"Error: {redact(str(error))}", err=True)
         sys.exit(1)
     except OSError as error:
         if error.filename is None:

@@ -13,15 +13,20 @@ from tinkex_actors.actors.link import Link
 from tinkex_actors.actors.poller import PollerDesk, Promise
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
-from tinkex_actors.actors.telemetry import TelemetryDesk
+from tinkex_actors.actors.telemetry import Spool, TelemetryDesk, spool_name
 from tinkex_actors.actors.tree import ServiceTree
+from tinkex_actors.config.redaction import is_secret_header
 from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
+from tinkex_actors.log_levels import parse_log_levels
 from tinkex_actors.machines.admission import AdmissionLimits
+from tinkex_actors.redaction import hide
 from tinkex_actors.runtime import ActorSystem, Shutdown
-from tinkex_actors.runtime.log import Logger
+from tinkex_actors.runtime.log import Logger, set_log_levels
 from tinkex_actors.transport import SampleSlots, open_transport
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tinkex_actors.actors.explanation import Explanation
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.config import Config
@@ -44,6 +49,7 @@ class Backbone:
         transport: carries the requests; None opens what the base URL names.
         user_metadata: free notes for the session.
         display_name: what people see.
+        joins: a session to go on with; None creates one.
     """
 
     def __init__(
@@ -54,6 +60,7 @@ class Backbone:
         transport: Transport | None,
         user_metadata: dict[str, str] | None,
         display_name: str | None,
+        joins: str | None = None,
     ) -> None:
         self.config = config
         self.loop = asyncio.get_running_loop()
@@ -61,14 +68,18 @@ class Backbone:
         self.system = ActorSystem(name="tinkex") if system is None else system
         self.transport = transport or open_transport(config.base_url, system=self.system, config=config)
         self.link = Link(self.transport, config=config, system=self.system)
-        self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after)
+        self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, spool=_spool(config))
+        self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after, telemetry=self.telemetry)
         self.session = SessionDesk(
-            ledger=self.ledger, user_metadata=user_metadata, display_name=display_name, on_flags=self._apply
+            ledger=self.ledger,
+            user_metadata=user_metadata,
+            display_name=display_name,
+            on_flags=self._apply,
+            joins=joins,
         )
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
         self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller, draw=self.system.rng.random)
-        self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, secret=config.api_key)
         self._apply(self.session.flags)
         self.tree = ServiceTree(
             session=self.session,
@@ -81,6 +92,8 @@ class Backbone:
         )
         self._closed: str | None = None
         self._closing = False
+        self._unhide = [hide(secret) for secret in _secrets(config)]
+        set_log_levels(parse_log_levels(config.log, "Config.log"))
         self.booted = self.loop.create_task(self._boot(), name="tinkex service start")
         self._guard = self.loop.create_task(self._leave_with_the_loop(), name="tinkex service guard")
 
@@ -156,7 +169,7 @@ class Backbone:
         """Everything pending, and how the session and the back-off window stand."""
         now = self.loop.time()
         window = self.dispatcher.statistics()
-        notes = [self.session.note(now)]
+        notes = [self.session.note(now), self.link.speech.note()]
         if window.window_until is not None and window.window_since is not None:
             notes.append(
                 f"sampling: {window.phase} since {now - window.window_since:.0f} s, back-off for another "
@@ -164,8 +177,11 @@ class Backbone:
             )
         return self.ledger.explain(*notes)
 
-    async def close(self, status: FinishStatus, detail: str | None) -> None:
-        """End the session, the actors and the connections, in this order, also where the actors have ended before."""
+    async def close(self, status: FinishStatus | None, detail: str | None) -> None:
+        """End the session, the actors and the connections, in this order, also where the actors have ended before.
+
+        A ``status`` of None leaves the session to its other holders.
+        """
         if self._closing:
             return
         self._closing = True
@@ -175,9 +191,11 @@ class Backbone:
         try:
             self.telemetry.session_ended()
             if self.tree.running:
+                self.telemetry.closing = True
                 drained = self.telemetry.drained(self.loop)
                 await asyncio.wait([drained], timeout=_DRAIN_SECONDS)
-            await finish(self.session, self.link, status, detail)
+            if status is not None:
+                await finish(self.session, self.link, status, detail)
         finally:
             await self._tear_down()
             self._guard.cancel()
@@ -190,6 +208,7 @@ class Backbone:
             if not self._closing:
                 self._closing = True
                 self._closed = "This ServiceClient ended with its event loop."
+                self.telemetry.session_ended()
                 await self._tear_down()
 
     def _apply(self, flags: ClientConfigResponse) -> None:
@@ -235,14 +254,42 @@ class Backbone:
                 "with` before you stop the ActorSystem it lives in."
             )
         _log.error("service.ended_early", reason=str(reason))
+        self.telemetry.log_exception(error)
         self.ledger.fail_all(error)
 
     async def _tear_down(self) -> None:
         try:
             await self.tree.stop()
+            await self._keep_telemetry()
         finally:
             try:
                 await self.transport.close()
             finally:
                 if self._owns_system:
                     await self.system.stop()
+                for take_back in self._unhide:
+                    take_back()
+
+    async def _keep_telemetry(self) -> None:
+        """Put on disk what telemetry could not send, for the next process."""
+        self.telemetry.give_up()
+        if events := self.telemetry.unspooled:
+            try:
+                await self.system.blocking(self.telemetry.write_to_spool, events, executor="telemetry")
+            except ClosedError:  # the system was stopped under the service
+                self.telemetry.write_to_spool(events)
+            self.telemetry.unspooled = []
+
+
+def _spool(config: Config) -> Spool | None:
+    """Where telemetry waits while a server is away; an engine in this process is never away."""
+    if not config.base_url.startswith(("http://", "https://")):
+        return None
+    return Spool(config.state_dir / "telemetry" / spool_name(config.base_url, config.api_key))
+
+
+def _secrets(config: Config) -> Iterator[str | None]:
+    yield config.api_key
+    yield config.cf_access_client_secret
+    yield from dict(config.proxy_headers).values()
+    yield from (value for name, value in dict(config.default_headers).items() if is_secret_header(name))

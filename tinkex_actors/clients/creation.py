@@ -5,18 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.dispatcher import SamplerSession
+from tinkex_actors.clients.paths import checkpoint_path
 from tinkex_actors.clients.sampling import SamplingClient
 from tinkex_actors.clients.training import TrainingClient
 from tinkex_actors.config import RetryConfig
-from tinkex_actors.errors import InputError, RemoteWireError
+from tinkex_actors.errors import (
+    APIStatusError,
+    InputError,
+    NotFoundError,
+    RemoteWireError,
+    UnsupportedByServerError,
+)
 from tinkex_actors.transport import TokenizerSource
 from tinkex_actors.types import (
     CreateModelRequest,
     CreateSamplingSessionRequest,
     GetInfoRequest,
+    GetInfoResponse,
     LoadWeightsRequest,
     LoraConfig,
-    ParsedCheckpointTinkerPath,
+    ModelData,
     WeightsInfoRequest,
 )
 from tinkex_actors.wire.routes import ROUTES
@@ -61,8 +69,8 @@ def create_model_from_state(
     The hosted service does it in one request, which is the model's creation. Servers of the JSON dialect are asked
     for the checkpoint's shape, then to create, then to load.
     """
-    parsed = ParsedCheckpointTinkerPath.from_tinker_path(path)
-    if parsed.checkpoint_type != "training":
+    parsed = checkpoint_path(path)
+    if parsed is not None and parsed.checkpoint_type != "training":
         raise InputError(
             f"{path!r} is a {parsed.checkpoint_type} checkpoint; expected training weights "
             f"(tinker://RUN/weights/NAME). "
@@ -72,28 +80,20 @@ def create_model_from_state(
 
     async def run(future: ApiFuture[Any]) -> TrainingClient:
         session_id = await core.session.ready()
-        if not core.link.dialect.create_by_load:
-            return await _create_then_load(
-                core, future, session_id, number, path, optimizer, user_metadata, base_model, optimizer_config
-            )
-        route = ROUTES["load_weights"]
-        promise = await core.link.exchange(
-            route,
-            LoadWeightsRequest(
-                path=path,
-                optimizer=optimizer,
-                session_id=session_id,
-                model_seq_id=number,
-                base_model=base_model,
-                user_metadata=user_metadata,
-                optimizer_config=optimizer_config,
-                weights_access_token=weights_access_token,
-            ),
-            idempotency_key=f"{session_id}:model:{number}",
+        message = LoadWeightsRequest(
+            path=path,
+            optimizer=optimizer,
+            session_id=session_id,
+            model_seq_id=number,
+            base_model=base_model,
+            user_metadata=user_metadata,
+            optimizer_config=optimizer_config,
+            weights_access_token=weights_access_token,
         )
-        await core.result_of(promise, route, future)
-        # Protocol 0.3: the client composes the id of a model that was created by loading.
-        return await _training_client(core, f"{session_id}:train:{number}", base_model)
+        if core.link.dialect.create_by_load and await _create_by_load(core, future, message):
+            # Protocol 0.3: the client composes the id of a model that was created by loading.
+            return await _training_client(core, f"{session_id}:train:{number}", base_model)
+        return await _create_then_load(core, future, message)
 
     return core.courier.send(operation, run, path=path, model_seq_id=number)
 
@@ -114,7 +114,7 @@ def create_sampler(
             + " Pass model_path='tinker://...' for saved weights, or base_model='NAME' for the base itself."
         )
     if model_path is not None:
-        ParsedCheckpointTinkerPath.from_tinker_path(model_path)
+        checkpoint_path(model_path)
     number = next(core.session.sampling_numbers)
 
     async def run(_: ApiFuture[Any]) -> SamplingClient:
@@ -131,8 +131,7 @@ def create_sampler(
         )
         name = base_model
         if name is None:
-            sampler = await core.link.exchange(ROUTES["get_sampler"], path={"sampler_id": answer.sampling_session_id})
-            name = sampler.base_model
+            name = await _base_of_sampler(core, answer.sampling_session_id)
         return await sampler_of_save(core, answer.sampling_session_id, name, retry_config)
 
     return core.courier.send(operation, run, model_path=model_path, base_model=base_model)
@@ -175,17 +174,22 @@ async def _create(
     return model_id
 
 
-async def _create_then_load(
-    core: Backbone,
-    future: ApiFuture[Any],
-    session_id: str,
-    number: int,
-    path: str,
-    optimizer: bool,
-    user_metadata: dict[str, str] | None,
-    base_model: str | None,
-    optimizer_config: Any,
-) -> TrainingClient:
+async def _create_by_load(core: Backbone, future: ApiFuture[Any], message: LoadWeightsRequest) -> bool:
+    """Create a model by loading a checkpoint; False where this server was found not to."""
+    route = ROUTES["load_weights"]
+    key = f"{message.session_id}:model:{message.model_seq_id}"
+    try:
+        promise = await core.link.exchange(route, message, idempotency_key=key)
+    except APIStatusError:
+        if core.link.dialect.create_by_load:
+            raise
+        return False
+    await core.result_of(promise, route, future)
+    return True
+
+
+async def _create_then_load(core: Backbone, future: ApiFuture[Any], wanted: LoadWeightsRequest) -> TrainingClient:
+    path, session_id, number = wanted.path, str(wanted.session_id), wanted.model_seq_id or 0
     info = await core.link.exchange(ROUTES["weights_info"], WeightsInfoRequest(tinker_path=path))
     lora = LoraConfig(
         rank=info.lora_rank or _RANK,
@@ -193,15 +197,22 @@ async def _create_then_load(
         train_mlp=info.train_mlp is not False,
         train_attn=info.train_attn is not False,
     )
-    name = base_model or info.base_model
-    model_id = await _create(core, future, session_id, number, name, lora, user_metadata, optimizer_config)
+    name = wanted.base_model or info.base_model
+    model_id = await _create(
+        core, future, session_id, number, name, lora, wanted.user_metadata, wanted.optimizer_config
+    )
     client = await _training_client(core, model_id, name)
-    await (client.load_state_with_optimizer(path) if optimizer else client.load_state(path))
+    await (client.load_state_with_optimizer(path) if wanted.optimizer else client.load_state(path))
     return client
 
 
 async def _training_client(core: Backbone, model_id: str, base_model: str | None) -> TrainingClient:
-    info = await core.link.exchange(ROUTES["get_info"], GetInfoRequest(model_id=model_id))
+    try:
+        info = await core.link.exchange(ROUTES["get_info"], GetInfoRequest(model_id=model_id))
+    except UnsupportedByServerError:
+        if base_model is None:
+            raise
+        info = GetInfoResponse(model_data=ModelData(model_name=base_model), model_id=model_id)
     name = info.model_data.model_name or info.model_name or base_model
     if name is None:
         raise RemoteWireError(
@@ -210,6 +221,16 @@ async def _training_client(core: Backbone, model_id: str, base_model: str | None
     return TrainingClient(
         core, core.trainer(model_id), info, base_model=name, tokenizer=await _local_tokenizer(core, name)
     )
+
+
+async def _base_of_sampler(core: Backbone, sampling_session_id: str) -> str | None:
+    """The base model's name, which only the tokenizer needs; None where the server does not describe its samplers."""
+    try:
+        sampler = await core.link.exchange(ROUTES["get_sampler"], path={"sampler_id": sampling_session_id})
+    except (NotFoundError, UnsupportedByServerError):
+        return None
+    name: str = sampler.base_model
+    return name
 
 
 async def _local_tokenizer(core: Backbone, base_model: str | None) -> Tokenizer | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any, Literal
 
+from tinkex_actors.clients.paths import checkpoint_path
 from tinkex_actors.errors import InputError
 from tinkex_actors.types import (
     CheckpointsListResponse,
@@ -82,9 +83,9 @@ class RestClient:
         """Base model and adapter shape of a checkpoint.
 
         Raises:
-            TinkerPathError: not a ``tinker://`` path.
+            TinkerPathError: no address, as ``tinker://RUN/weights/NAME`` is one.
         """
-        ParsedCheckpointTinkerPath.from_tinker_path(tinker_path)
+        checkpoint_path(tinker_path)
         return self._ask("weights_info", WeightsInfoRequest(tinker_path=tinker_path))
 
     def delete_checkpoint_from_tinker_path(self, tinker_path: str) -> ApiFuture[None]:

@@ -46,6 +46,9 @@ class ServiceClient:
         display_name: what people see of the session.
         config: all settings at once, instead of ``base_url``, ``api_key`` and ``project_id``.
         system: an actor system to live in; default one of its own.
+        session_id: a session to go on with, in place of a new one: one that another process holds, or held until it
+            died. It has to be alive. Models and samplers made in it before are not known to this client; what this
+            one makes is numbered apart from theirs. Closing leaves it as it is, unless ``close(finish=True)`` is asked.
         transport: carries the requests, instead of what ``base_url`` names; closed with the service. For tests, and for
             servers reached in ways of your own.
 
@@ -64,8 +67,11 @@ class ServiceClient:
         display_name: str | None = None,
         config: Config | None = None,
         system: ActorSystem | None = None,
+        session_id: str | None = None,
         transport: Transport | None = None,
     ) -> None:
+        if session_id is not None and not session_id:
+            raise ConfigError("ServiceClient: session_id is empty; expected a session's id, or None for a new one.")
         if config is not None and (base_url or api_key or project_id):
             raise ConfigError(
                 "ServiceClient: got config and also base_url, api_key or project_id. Put them into the config "
@@ -77,6 +83,7 @@ class ServiceClient:
         self._user_metadata = user_metadata
         self._display_name = display_name
         self._given_system = system
+        self._joins = session_id
         self._given_transport = transport
         self._core: Backbone | None = None
         self._closing: ApiFuture[None] | None = None
@@ -202,9 +209,12 @@ class ServiceClient:
     @property
     def telemetry(self) -> Telemetry:
         """Events of your own for the service."""
-        return Telemetry(self._use().telemetry)
+        core = self._use()
+        return Telemetry(core.telemetry, core.loop)
 
-    def close(self, status: FinishStatus = "success", detail: str | None = None) -> ApiFuture[None]:
+    def close(
+        self, status: FinishStatus = "success", detail: str | None = None, *, finish: bool | None = None
+    ) -> ApiFuture[None]:
         """Finish the session, send what telemetry waits, stop the actors, close the connections.
 
         Whatever is still pending fails with :class:`~tinkex_actors.ClosedError`. A second call gives the first one's
@@ -213,6 +223,8 @@ class ServiceClient:
         Args:
             status: ``success``, ``errored`` or ``interrupted``.
             detail: words for whoever looks at the session later.
+            finish: end the session on the server too; None ends one that was created here, and leaves one that was
+                joined to its other holders.
 
         Raises:
             InputError: another status.
@@ -227,7 +239,9 @@ class ServiceClient:
             if self._core is None:
                 closing.resolve(None)
             else:
-                self._close_task = loop.create_task(_close(self._core, status, detail, closing), name="tinkex close")
+                ends = self._joins is None if finish is None else finish
+                closes = _close(self._core, status if ends else None, detail, closing)
+                self._close_task = loop.create_task(closes, name="tinkex close")
         return self._closing
 
     async def __aenter__(self) -> ServiceClient:
@@ -262,6 +276,7 @@ class ServiceClient:
                 transport=self._given_transport,
                 user_metadata=self._user_metadata,
                 display_name=self._display_name,
+                joins=self._joins,
             )
         return self._core.use()
 
@@ -304,7 +319,7 @@ class ServiceClient:
         return f"<ServiceClient {self.config.shown_url} {state}>"
 
 
-async def _close(core: Backbone, status: FinishStatus, detail: str | None, closing: ApiFuture[None]) -> None:
+async def _close(core: Backbone, status: FinishStatus | None, detail: str | None, closing: ApiFuture[None]) -> None:
     closing.waits_for("telemetry, the session's end and the actors")
     try:
         await core.close(status, detail)

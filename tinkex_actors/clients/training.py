@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tinkex_actors.actors.sequencer import Chunk
+from tinkex_actors.clients.paths import checkpoint_path
 from tinkex_actors.clients.tokenizer import load_tokenizer
 from tinkex_actors.errors import ClosedError, InputError, RemoteWireError, TokenizerNotLoadedError
 from tinkex_actors.machines.chunking import ChunkLimits, estimate_bytes, split
@@ -24,7 +25,6 @@ from tinkex_actors.types import (
     LoadWeightsResponse,
     OptimStepRequest,
     OptimStepResponse,
-    ParsedCheckpointTinkerPath,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResponse,
     SaveWeightsRequest,
@@ -155,7 +155,7 @@ class TrainingClient:
         """Replace the weights by a checkpoint's, and start the optimizer afresh.
 
         Raises:
-            TinkerPathError: ``path`` is no ``tinker://`` path.
+            TinkerPathError: ``path`` is no address, as ``tinker://RUN/weights/NAME`` is one.
         """
         return self._load("load_state", path, optimizer=False)
 
@@ -323,7 +323,7 @@ class TrainingClient:
 
     def _load(self, operation: str, path: str, *, optimizer: bool) -> ApiFuture[LoadWeightsResponse]:
         self._use()
-        ParsedCheckpointTinkerPath.from_tinker_path(path)
+        checkpoint_path(path)
         message = LoadWeightsRequest(path=path, optimizer=optimizer, model_id=self.model_id)
         return self._one(operation, "load_weights", message)
 

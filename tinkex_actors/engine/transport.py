@@ -1,4 +1,4 @@
-"""``local://NAME``: the engine as a transport, in this process.
+"""``local://NAME`` and ``local:///path/of/a/model``: the engine as a transport, in this process.
 
 One engine per system and name, shared and counted: the first transport's first request starts it, the last transport's
 ``close`` stops it. JAX is imported by the first request that computes, on the compute thread.
@@ -27,7 +27,7 @@ class LocalTransport:
     """Carries requests to the engine in this process.
 
     Args:
-        name: the base model.
+        name: the base model: a name of the catalogue, or the path of a folder.
         system: owns the engine, its clock and its threads.
         config: where the store and the cache are.
         options: how the engine answers through this transport.
@@ -110,12 +110,20 @@ class LocalTransport:
 
 
 def open_local(base_url: str, *, system: ActorSystem, config: Config) -> LocalTransport:
-    """Return the transport for ``local://NAME``. Sends nothing and starts nothing.
+    """Return the transport for ``local://NAME``, or for a folder: ``local:///abs/folder``, ``local://./folder``.
+
+    Sends nothing and starts nothing.
 
     Raises:
         ConfigError: no name in the URL.
     """
-    name = base_url.partition("://")[2].strip("/")
+    name = base_url.partition("://")[2]
+    if "/" not in name.rstrip("/"):
+        # A plain name, perhaps with a slash behind it, as URLs have them.
+        name = name.rstrip("/")
     if not name:
-        raise ConfigError(f"base_url {base_url!r} names no model. Expected local://MODEL, for example local://tiny.")
+        raise ConfigError(
+            f"base_url {base_url!r} names no model. Expected local://MODEL, for example local://tiny, or a folder: "
+            "local:///path/to/model."
+        )
     return LocalTransport(name, system=system, config=config)

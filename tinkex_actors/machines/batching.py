@@ -5,9 +5,12 @@ Rules:
 1. At most ``capacity`` events are kept, those of the batch on its way included. One too many is dropped and counted;
    the caller never waits.
 2. A batch is due when it is full, when it was asked for, or every ``interval`` seconds.
-3. A batch that failed goes again with the next interval, not before, however much has queued up; after ``attempts``
-   failures it is dropped and counted, so that a drain ends. (The official client drops it at the first failure.)
-4. One batch is on its way at a time, in order; after a restart of the shell the same one goes again.
+3. A batch that failed goes again with the next interval, not before, however much has queued up. After ``attempts``
+   failures the server counts as away: the batch and all that is queued is given up to the caller, who may keep it
+   elsewhere, so that a drain ends. Until something arrives again, each further failure gives up at once. (The official
+   client drops a batch at its first failure.)
+4. A batch that the server refuses is dropped and counted: it would be refused again. The next one goes.
+5. One batch is on its way at a time, in order; after a restart of the shell the same one goes again.
 """
 
 from __future__ import annotations
@@ -52,13 +55,14 @@ class BatchLimits(Struct, frozen=True):
 
 
 class BatchingStatistics(Struct, frozen=True):
-    """Counts: ``queued`` and ``sending`` now, and in all ``sent``, ``overflowed`` (rule 1) and ``dropped`` (rule 3)."""
+    """Counts: ``queued`` and ``sending`` now; in all ``sent``, ``overflowed`` (rule 1), ``given_up`` (3), ``refused``."""
 
     queued: int
     sending: int
     sent: int
     overflowed: int
-    dropped: int
+    given_up: int
+    refused: int
 
 
 class Batching(Generic[E]):
@@ -70,12 +74,14 @@ class Batching(Generic[E]):
 
     __slots__ = (
         "_asked",
+        "_away",
         "_batch",
-        "_dropped",
         "_failures",
+        "_given_up",
         "_next_at",
         "_overflowed",
         "_queue",
+        "_refused",
         "_sending",
         "_sent",
         "limits",
@@ -87,11 +93,13 @@ class Batching(Generic[E]):
         self._batch: list[E] = []
         self._sending = False
         self._asked = False
+        self._away = False
         self._failures = 0
         self._next_at: float | None = None
         self._sent = 0
         self._overflowed = 0
-        self._dropped = 0
+        self._given_up = 0
+        self._refused = 0
 
     def add(self, event: E) -> bool:
         """Queue an event; False where the queue is full and the event was dropped."""
@@ -141,10 +149,25 @@ class Batching(Generic[E]):
         """
         self._check(count)
         self._sent += count
+        self._away = False
         self._close()
 
-    def failed(self, count: int) -> None:
-        """Take note that the batch of ``count`` events did not arrive: keep it for the next time, or give it up.
+    def refused(self, count: int) -> None:
+        """Take note that the server will not have the batch of ``count`` events: drop it, and go on.
+
+        Raises:
+            ValueError: no batch of that size is on its way.
+        """
+        self._check(count)
+        self._refused += count
+        self._away = False
+        self._close()
+
+    def failed(self, count: int) -> list[E]:
+        """Take note that the batch of ``count`` events did not arrive.
+
+        Returns:
+            What is given up (rule 3), in order; empty while the batch is kept for the next time.
 
         Raises:
             ValueError: no batch of that size is on its way.
@@ -154,9 +177,18 @@ class Batching(Generic[E]):
         # A flush that met a failure is over: the next attempt waits for the interval, or for another flush.
         self._asked = False
         self._failures += 1
-        if self._failures >= self.limits.attempts:
-            self._dropped += count
-            self._close()
+        if self._failures < self.limits.attempts and not self._away:
+            return []
+        self._away = True
+        return self.give_up()
+
+    def give_up(self) -> list[E]:
+        """Return everything that has not been sent, in order, and forget it."""
+        given_up = [*self._batch, *self._queue]
+        self._given_up += len(given_up)
+        self._queue.clear()
+        self._close()
+        return given_up
 
     def restarted(self) -> None:
         """Take note that whoever was sending is gone: the batch on its way, if any, is to be taken again."""
@@ -174,7 +206,8 @@ class Batching(Generic[E]):
             sending=len(self._batch),
             sent=self._sent,
             overflowed=self._overflowed,
-            dropped=self._dropped,
+            given_up=self._given_up,
+            refused=self._refused,
         )
 
     def _check(self, count: int) -> None:

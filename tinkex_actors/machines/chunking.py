@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tinkex_actors.errors import ConfigError
-from tinkex_actors.types import Datum, EncodedTextChunk, ImageChunk, ModelInput, TensorData
+from tinkex_actors.types import Datum, DmelChunk, EncodedTextChunk, ImageChunk, ModelInput, TensorData
 
 __all__ = ["ChunkLimits", "estimate_bytes", "estimate_prompt_bytes", "split"]
 
@@ -87,6 +87,8 @@ def _input_bytes(model_input: ModelInput, token_bytes: int) -> int:
             total += token_bytes * chunk.length
         elif isinstance(chunk, ImageChunk):
             total += len(chunk.data)
+        elif isinstance(chunk, DmelChunk):
+            total += len(chunk.dmel)
         else:
             total += len(chunk.location)
     return total

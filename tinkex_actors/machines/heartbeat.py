@@ -6,12 +6,17 @@ Rules:
 2. 120 s without a successful beat: warn, and again each time the silence has doubled. (The official client warns with
    every beat.) The next success starts over.
 3. 410: the session has ended on the server; no more beats.
+4. A server without heartbeats gets none, and its silence means nothing.
+5. A beat that goes out more than a period late says so: something held the event loop.
 
 ::
 
     alive --BeatFailed--> degraded --120 s of silence--> lost
       ^---------BeatOk-------'---------BeatOk-------------'
     any --BeatFailed(410)--> ended
+    any --BeatFailed(unsupported)--> unwatched
+
+Each arrow is a `Changed`.
 """
 
 from __future__ import annotations
@@ -22,13 +27,13 @@ from msgspec import Struct
 
 __all__ = [
     "PERIOD",
-    "WARN_AFTER",
     "Beat",
     "BeatDue",
     "BeatFailed",
     "BeatOk",
-    "Ended",
+    "Changed",
     "Heartbeat",
+    "Late",
     "Started",
     "WakeAt",
     "Warn",
@@ -38,8 +43,11 @@ __all__ = [
 PERIOD = 10.0
 """Seconds between beats, and the time limit of one."""
 
-WARN_AFTER = 120.0
+_WARN_AFTER = 120.0
 """Seconds of silence before the first warning."""
+
+
+Status: TypeAlias = Literal["alive", "degraded", "lost", "ended", "unwatched"]
 
 
 class Started(Struct, frozen=True):
@@ -55,9 +63,10 @@ class BeatOk(Struct, frozen=True):
 
 
 class BeatFailed(Struct, frozen=True):
-    """Event: a beat was answered with this status, or, None, not at all."""
+    """Event: a beat was answered with this status, or, None, not at all; ``unsupported``: by a server without beats."""
 
     status: int | None = None
+    unsupported: bool = False
 
 
 class Beat(Struct, frozen=True):
@@ -76,12 +85,22 @@ class Warn(Struct, frozen=True):
     elapsed: float
 
 
-class Ended(Struct, frozen=True):
-    """Effect: the session is over; stop the timer."""
+class Late(Struct, frozen=True):
+    """Effect: tell that a beat went out ``seconds`` after its time."""
+
+    seconds: float
+
+
+class Changed(Struct, frozen=True):
+    """Effect: tell that the status has changed, after ``silence`` seconds without a success."""
+
+    before: Status
+    after: Status
+    silence: float
 
 
 Event: TypeAlias = Started | BeatDue | BeatOk | BeatFailed
-Effect: TypeAlias = Beat | WakeAt | Warn | Ended
+Effect: TypeAlias = Beat | WakeAt | Warn | Late | Changed
 
 
 class Heartbeat(Struct):
@@ -96,10 +115,10 @@ class Heartbeat(Struct):
         last_failure: status of the last failed beat, None for no answer.
     """
 
-    status: Literal["alive", "degraded", "lost", "ended"] = "alive"
+    status: Status = "alive"
     last_ok_at: float | None = None
     next_beat_at: float | None = None
-    warn_after: float = WARN_AFTER
+    warn_after: float = _WARN_AFTER
     failures: int = 0
     last_failure: int | None = None
 
@@ -115,37 +134,38 @@ def step(state: Heartbeat, event: Event, now: float) -> list[Effect]:
     Raises:
         ValueError: a beat was due or answered before the start.
     """
-    if state.status == "ended":
+    if state.status in ("ended", "unwatched"):
         return []
     if isinstance(event, Started):
         return _start(state, now)
     if state.last_ok_at is None or state.next_beat_at is None:
         raise ValueError(f"{type(event).__name__} before Started: the heartbeat of this session has not begun")
+    before, silence = state.status, now - state.last_ok_at
     match event:
         case BeatDue():
-            if now < state.next_beat_at:
-                return [WakeAt(state.next_beat_at)]
-            state.next_beat_at = now + PERIOD
-            return [Beat(), WakeAt(state.next_beat_at), *_warn(state, now - state.last_ok_at)]
+            effects = _due(state, state.next_beat_at, silence, now)
         case BeatOk():
             state.status = "alive"
             state.last_ok_at = now
-            state.warn_after = WARN_AFTER
+            state.warn_after = _WARN_AFTER
             state.failures = 0
             state.last_failure = None
-            return []
-        case BeatFailed(status=410):
-            state.status = "ended"
+            effects = []
+        case BeatFailed(status=410) | BeatFailed(unsupported=True):
+            state.status = "unwatched" if event.unsupported else "ended"
             state.next_beat_at = None
-            return [Ended()]
+            effects = []
         case BeatFailed(status=status):
             state.failures += 1
             state.last_failure = status
             if state.status == "alive":
                 state.status = "degraded"
-            return _warn(state, now - state.last_ok_at)
+            effects = _warn(state, silence)
         case _:
             assert_never(event)
+    if state.status != before:
+        effects.append(Changed(before, state.status, silence))
+    return effects
 
 
 def _start(state: Heartbeat, now: float) -> list[Effect]:
@@ -154,6 +174,14 @@ def _start(state: Heartbeat, now: float) -> list[Effect]:
     if state.next_beat_at is None:
         state.next_beat_at = now + PERIOD
     return [WakeAt(state.next_beat_at)]
+
+
+def _due(state: Heartbeat, due_at: float, silence: float, now: float) -> list[Effect]:
+    if now < due_at:
+        return [WakeAt(due_at)]
+    state.next_beat_at = now + PERIOD
+    late: list[Effect] = [Late(now - due_at)] if now - due_at >= PERIOD else []
+    return [Beat(), WakeAt(state.next_beat_at), *late, *_warn(state, silence)]
 
 
 def _warn(state: Heartbeat, silence: float) -> list[Effect]:

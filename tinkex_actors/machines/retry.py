@@ -8,7 +8,19 @@ Rules:
 3. No delay reaches past the end of the window, so the last attempt starts at the window's end at the latest.
 4. The request is re-sent unchanged, under the same idempotency key or seq_id; that is the shell's part.
 
-The official client runs two such layers, one inside the other, and their attempts multiply. Here there is one.
+The official client runs two such layers, one inside the other, and their attempts multiply: a *base* layer of 10
+retries inside each attempt of a *holder* layer, which is the one that looks at the clock. Here there is one layer, with
+the base's delays and the holder's window; `inner_retries` brings back the two, for comparison and for parity:
+
+==========  ===========================  ===================  ==================  =======================
+layer       retries                      delay                server's hint       ends
+==========  ===========================  ===================  ==================  =======================
+one         any number                   0.5 s doubling to    replaces the delay  300 s
+                                         10 s, less jitter
+base        ``inner_retries`` in a row   the same             replaces the delay  with its last retry
+holder      any number                   1 s doubling to      not looked at       300 s; does not obey
+                                         30 s, no jitter                          ``x-should-retry: true``
+==========  ===========================  ===================  ==================  =======================
 """
 
 from __future__ import annotations
@@ -19,10 +31,15 @@ from msgspec import Struct
 
 from tinkex_actors.errors import ConfigError
 
-__all__ = ["NO_RETRY", "Failure", "RetryPolicy", "decide", "is_refusal", "is_retryable"]
+__all__ = ["NO_RETRY", "Failure", "RetryPolicy", "decide", "is_refusal", "is_retryable", "policy_for"]
 
 # Doubling stops here: 2**60 attempts of any base exceed every cap, and larger powers overflow a float.
 _MAX_DOUBLINGS = 60
+
+# The official client's: 10 retries within, up to 30 s between (protocol 1.5). The Elixir client's mode has 2 in all.
+_INNER_RETRIES = 10
+_HOLDER_CAP = 30.0
+_BEAM_RETRIES = 2
 
 
 class RetryPolicy(Struct, frozen=True):
@@ -35,6 +52,8 @@ class RetryPolicy(Struct, frozen=True):
         jitter: share of the delay, in [0, 1], that ``u`` may take away.
         max_hint: longest server hint that is honoured, in seconds.
         max_attempts: attempts in all, at least 1; None leaves only the window.
+        inner_retries: retries of the official client's base layer within each attempt of its holder layer; None is
+            one layer.
 
     Raises:
         ConfigError: a value is out of its range.
@@ -46,6 +65,7 @@ class RetryPolicy(Struct, frozen=True):
     jitter: float = 0.25
     max_hint: float = 60.0
     max_attempts: int | None = None
+    inner_retries: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("window", "base", "cap", "max_hint"):
@@ -56,10 +76,26 @@ class RetryPolicy(Struct, frozen=True):
             raise ConfigError(f"RetryPolicy.jitter must be a share in [0, 1], got {self.jitter!r}")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ConfigError(f"RetryPolicy.max_attempts must be at least 1 or None, got {self.max_attempts!r}")
+        if self.inner_retries is not None and self.inner_retries < 0:
+            raise ConfigError(f"RetryPolicy.inner_retries must be at least 0 or None, got {self.inner_retries!r}")
 
 
 NO_RETRY = RetryPolicy(max_attempts=1)
 """One attempt: for requests that a timer repeats anyway, such as a heartbeat."""
+
+
+def policy_for(parity: str, max_retries: int | None = None) -> RetryPolicy:
+    """Return the policy of ordinary requests.
+
+    Args:
+        parity: ``python`` (one layer), ``official`` (two layers) or ``beam`` (one layer, at most 2 retries).
+        max_retries: retries at most; under ``official``, those of the base layer.
+    """
+    if parity == "official":
+        return RetryPolicy(inner_retries=_INNER_RETRIES if max_retries is None else max_retries)
+    if max_retries is None and parity == "beam":
+        max_retries = _BEAM_RETRIES
+    return RetryPolicy(max_attempts=None if max_retries is None else max_retries + 1)
 
 
 class Failure(Struct, frozen=True):
@@ -109,13 +145,24 @@ def decide(policy: RetryPolicy, attempt: int, elapsed: float, failure: Failure, 
     Returns:
         Seconds to wait before attempt ``attempt + 1``, or None to give up.
     """
-    if not is_retryable(failure) or elapsed >= policy.window:
+    if not is_retryable(failure):
         return None
     if policy.max_attempts is not None and attempt + 1 >= policy.max_attempts:
         return None
+    if policy.inner_retries is not None:
+        rounds, within = divmod(attempt, policy.inner_retries + 1)
+        if within < policy.inner_retries:
+            return _delay(policy, within, failure, u)  # the base layer has no clock
+        if elapsed >= policy.window or not is_retryable(Failure(failure.status)):
+            return None
+        return min(2.0 ** min(rounds, _MAX_DOUBLINGS), _HOLDER_CAP, policy.window - elapsed)
+    if elapsed >= policy.window:
+        return None
+    return min(_delay(policy, attempt, failure, u), policy.window - elapsed)
+
+
+def _delay(policy: RetryPolicy, attempt: int, failure: Failure, u: float) -> float:
     hint = failure.retry_after
     if hint is not None and 0.0 < hint <= policy.max_hint:
-        delay = hint
-    else:
-        delay = min(policy.base * 2.0 ** min(attempt, _MAX_DOUBLINGS), policy.cap) * (1.0 - policy.jitter * u)
-    return min(delay, policy.window - elapsed)
+        return hint
+    return min(policy.base * 2.0 ** min(attempt, _MAX_DOUBLINGS), policy.cap) * (1.0 - policy.jitter * u)

@@ -153,8 +153,7 @@ class Actor:
         incarnation = cell.incarnation
 
         def done(task: asyncio.Task[T]) -> None:
-            if cell.rare is not None:
-                cell.rare.tasks.pop(task, None)
+            cell.more().tasks.pop(task, None)
             error = None if task.cancelled() else task.exception()
             if cell.incarnation == incarnation and isinstance(error, Exception):
                 cell.crash(error, f"task {label}")
@@ -197,7 +196,7 @@ class Actor:
             ref: whom to watch.
             restarts: get a ``Restarted`` in ``on_restarted`` too, each time it has restarted.
         """
-        cell = self._cell
+        cell = self._alive_cell()
         hook = cell.kind.hooks["on_down"]
         if hook is None:
             raise ConfigError(f"{type(self).__name__} monitors {ref.path} but has no on_down(self, down).")
@@ -224,7 +223,7 @@ class Actor:
 
         An actor with an ``on_exit(self, down)`` is told instead. Restarts do not fire links.
         """
-        cell = self._cell
+        cell = self._alive_cell()
         if ref.state == DEAD:
             raise ActorStoppedError(f"{ref.path} has ended; {cell.path} cannot be linked to it.", actor=ref.path)
         ref.more().links[cell] = None
@@ -245,7 +244,9 @@ class Actor:
 
     def _alive_cell(self) -> Cell:
         if self._cell.context is None:
-            raise ActorStoppedError(f"{self._cell.path} has stopped and sets no more timers.", actor=self._cell.path)
+            raise ActorStoppedError(
+                f"{self._cell.path} has stopped; no code of its own can act for it any more.", actor=self._cell.path
+            )
         return self._cell
 
 

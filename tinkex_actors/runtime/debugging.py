@@ -112,8 +112,7 @@ class Debugger:
 
     def _spare(self, cell: Cell) -> None:
         """A failed handler's traceback holds the burst's task: that is no capture."""
-        if cell.task is not None:
-            self._bursts.discard(cell.task)
+        self._bursts.discard(cell.task)
 
     # --- tasks that handlers make ------------------------------------------------------------------------------------
     def _factory(

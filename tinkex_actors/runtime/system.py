@@ -208,12 +208,12 @@ class ActorSystem:
         return await asyncio.shield(self._stopping)
 
     async def _stop(self, timeout: float) -> StopReport:
-        loop, root = self.loop, self.root
+        loop, root, family = self.loop, self.root, self.root.family
+        assert family is not None
         began = loop.time()
         self.stop_deadline = began + timeout
         alarm = loop.call_at(self.stop_deadline, self.overdue.set_result, None)
-        if root.family is not None:
-            await root.family.stop_all()
+        await family.stop_all()
         root.family = None
         root.state = DEAD
         root.fate = Shutdown("system stopped")
@@ -381,7 +381,14 @@ class ActorSystem:
         job = self.loop.run_in_executor(pool, functools.partial(context.run, function, *args))
         self._jobs[job] = f"{executor}: {getattr(function, '__qualname__', function)!s}"
         job.add_done_callback(self._job_done)
-        return await asyncio.shield(job)
+        try:
+            return await asyncio.shield(job)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if not job.cancelled() or (caller is not None and caller.cancelling()):
+                raise
+            text = f"The system {self.name!r} stopped before executor {executor!r} came to this blocking call."
+            raise ClosedError(text) from None
 
     def _job_done(self, job: asyncio.Future[Any]) -> None:
         self._jobs.pop(job, None)

@@ -60,8 +60,7 @@ class Timer:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        if self._cell.rare is not None:
-            self._cell.rare.timers.pop(self, None)
+        self._cell.more().timers.pop(self, None)
 
     def _fire(self) -> None:
         cell = self._cell

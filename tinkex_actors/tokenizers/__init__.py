@@ -2,6 +2,7 @@
 
 from tinkex_actors.tokenizers.bpe import BpeTokenizer
 from tinkex_actors.tokenizers.byte_level import ByteTokenizer
+from tinkex_actors.tokenizers.folder import FolderTokenizer
 from tinkex_actors.tokenizers.protocol import Tokenizer
 
-__all__ = ["BpeTokenizer", "ByteTokenizer", "Tokenizer"]
+__all__ = ["BpeTokenizer", "ByteTokenizer", "FolderTokenizer", "Tokenizer"]

@@ -1,18 +1,20 @@
-"""One training example, and what a loss needs of it (protocol 2.3, 6.11)."""
+"""One training example, where its tokens came from, and what a loss needs of it (protocol 2.3, 6.11)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 
 from tinkex_actors.errors import InputError
+from tinkex_actors.types._record import Record
 from tinkex_actors.types.model_input import ModelInput
-from tinkex_actors.types.tensor import TensorData, TensorDtype
+from tinkex_actors.types.tensor import TensorData, TensorDtype, is_csr
 
-__all__ = ["Datum", "check_datum"]
+__all__ = ["Datum", "PromptProvenanceSpan", "ProvenanceSpans", "SampledProvenanceSpan", "check_datum"]
 
 _LIST_DTYPES: Final[dict[str, TensorDtype]] = {
     "target_tokens": "int64",
@@ -42,7 +44,38 @@ _HINTS: Final[dict[str, str]] = {
 }
 
 
-class Datum(msgspec.Struct, frozen=True):
+class PromptProvenanceSpan(Record, frozen=True, kw_only=True, tag_field="type", tag="prompt_tokens"):
+    """A run of tokens copied from the prompt of the request that sampled a sequence.
+
+    Args:
+        sequence_id: the sequence, as ``SampledSequence.sequence_id`` names it.
+        length: how many tokens.
+        offset: the first one's place in the prompt.
+    """
+
+    sequence_id: Annotated[str, Meta(min_length=1)]
+    length: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class SampledProvenanceSpan(Record, frozen=True, kw_only=True, tag_field="type", tag="sampled_tokens"):
+    """A run of tokens that were sampled in a sequence.
+
+    Args:
+        sequence_id: the sequence, as ``SampledSequence.sequence_id`` names it.
+        length: how many tokens.
+        offset: the first one's place in the sequence.
+    """
+
+    sequence_id: Annotated[str, Meta(min_length=1)]
+    length: Annotated[int, Meta(ge=0)]
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+ProvenanceSpans = list[PromptProvenanceSpan | SampledProvenanceSpan]
+
+
+class Datum(Record, frozen=True):
     """One training example.
 
     Args:
@@ -50,14 +83,19 @@ class Datum(msgspec.Struct, frozen=True):
         loss_fn_inputs: what the loss reads, by name. Values may be ``TensorData``, arrays (numpy, JAX, CPU torch), or
             lists for the names whose dtype is fixed (``target_tokens`` int64; ``weights``, ``advantages``,
             ``logprobs``, ``clip_low_threshold``, ``clip_high_threshold``, ``sequence_ratio_mask`` float32).
-            They are kept as ``TensorData``.
+            CSR matrices (scipy, torch, JAX's BCSR) stay sparse. They are kept as ``TensorData``.
+        model_input_spans: where the tokens of ``model_input`` came from, in order; ``with_provenance`` checks them.
+        loss_fn_input_spans: the same for the targets. Both or neither.
 
     Raises:
-        InputError: ragged lists, a list under a name whose dtype is not fixed, or values that are no numbers.
+        InputError: ragged lists, a list under a name whose dtype is not fixed, values that are no numbers, or one
+            list of spans without the other.
     """
 
     model_input: ModelInput
     loss_fn_inputs: dict[str, Any] = {}
+    model_input_spans: ProvenanceSpans | None = None
+    loss_fn_input_spans: ProvenanceSpans | None = None
 
     def __post_init__(self) -> None:
         given: object = self.loss_fn_inputs
@@ -65,6 +103,38 @@ class Datum(msgspec.Struct, frozen=True):
             raise InputError(f"Datum: loss_fn_inputs must map names to tensors, got {type(given).__name__}.")
         tensors = {name: _tensor(name, value) for name, value in given.items()}
         msgspec.structs.force_setattr(self, "loss_fn_inputs", tensors)
+        super().__post_init__()
+        if (self.model_input_spans is None) != (self.loss_fn_input_spans is None):
+            raise InputError(
+                "Datum: model_input_spans and loss_fn_input_spans go together, got only one. Give both, or use "
+                "with_provenance."
+            )
+
+    def with_provenance(self, *, model_input: ProvenanceSpans, loss_fn_inputs: ProvenanceSpans) -> Datum:
+        """Return a copy that says where its tokens came from, which the loss ``stable_reinforce`` needs.
+
+        Args:
+            model_input: spans whose lengths add up to the tokens of ``model_input``.
+            loss_fn_inputs: spans whose lengths add up to the length of 1-D ``target_tokens``.
+
+        Raises:
+            InputError: the lengths do not add up, or an image does not say how many tokens it takes.
+        """
+        copy = Datum(self.model_input, self.loss_fn_inputs, model_input, loss_fn_inputs)
+        _check_spans("model_input", model_input, self.model_input.length)
+        targets = self.loss_fn_inputs.get("target_tokens")
+        if targets is not None and len(targets.shape) == 1:
+            _check_spans("loss_fn_inputs", loss_fn_inputs, len(targets))
+        return copy
+
+
+def _check_spans(name: str, spans: ProvenanceSpans, tokens: int) -> None:
+    covered = sum(span.length for span in spans)
+    if covered != tokens:
+        raise InputError(
+            f"Datum.with_provenance: the spans of {name} cover {covered} tokens, expected {tokens}. Give every token "
+            "one span, in order."
+        )
 
 
 def _tensor(name: str, value: Any) -> TensorData:
@@ -81,9 +151,11 @@ def _tensor(name: str, value: Any) -> TensorData:
                     "Pass a numpy array or a TensorData"
                 )
             return TensorData(value, dtype)
+        if is_csr(value):
+            return TensorData.from_csr(value)
         if hasattr(value, "detach") and name in ("target_tokens", "weights") and value.ndim == 2:
             return TensorData.from_numpy_sparse(value)
-        if hasattr(value, "__array__"):
+        if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
             return TensorData.from_numpy(value)
     except (InputError, TypeError) as error:
         raise InputError(f"Datum: loss_fn_inputs[{name!r}]: {error}") from error

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr
 
-from tinkex_actors.types.optimizer import AdamOptimizerConfig, LoraConfig
+from tinkex_actors.types._record import Record
+from tinkex_actors.types.optimizer import AdamOptimizerConfig, LoraConfig, optimizer_config
 
 __all__ = [
     "CreateModelRequest",
@@ -19,12 +21,7 @@ __all__ = [
 ]
 
 
-def _known_optimizer(config: Any) -> Any:
-    # The set of optimizers is open: one we know becomes its type, any other stays an object with `type`.
-    return AdamOptimizerConfig() if config == {"type": "adamw"} else config
-
-
-class CreateModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CreateModelRequest(Record, frozen=True, kw_only=True):
     """Body of ``create_model``.
 
     Args:
@@ -33,11 +30,11 @@ class CreateModelRequest(msgspec.Struct, frozen=True, kw_only=True):
         base_model: the model to adapt.
         user_metadata: free notes, kept by the server.
         lora_config: the adapter.
-        optimizer_config: ``AdamOptimizerConfig``, or an object with ``type`` for another optimizer.
+        optimizer_config: an ``OptimizerConfig``: Adam's, Dimuon's, or a dict with ``type`` for another optimizer.
     """
 
     session_id: str
-    model_seq_id: int
+    model_seq_id: Annotated[int, Meta(ge=0)]
     base_model: str
     user_metadata: dict[str, Any] | None = None
     lora_config: LoraConfig | None = None
@@ -45,24 +42,25 @@ class CreateModelRequest(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["create_model"] = "create_model"
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "optimizer_config", _known_optimizer(self.optimizer_config))
+        force_setattr(self, "optimizer_config", optimizer_config(type(self).__name__, self.optimizer_config))
+        super().__post_init__()
 
 
-class CreateModelResponse(msgspec.Struct, frozen=True, kw_only=True):
+class CreateModelResponse(Record, frozen=True, kw_only=True):
     """The new model's id: ``{session_id}:train:{model_seq_id}``."""
 
     model_id: str
     type: Literal["create_model"] = "create_model"
 
 
-class GetInfoRequest(msgspec.Struct, frozen=True, kw_only=True):
+class GetInfoRequest(Record, frozen=True, kw_only=True):
     """Body of ``get_info``."""
 
     model_id: str
     type: Literal["get_info"] = "get_info"
 
 
-class ModelData(msgspec.Struct, frozen=True, kw_only=True):
+class ModelData(Record, frozen=True, kw_only=True):
     """A model's base: architecture, name and tokenizer, where the server says."""
 
     arch: str | None = None
@@ -70,7 +68,7 @@ class ModelData(msgspec.Struct, frozen=True, kw_only=True):
     tokenizer_id: str | None = None
 
 
-class GetInfoResponse(msgspec.Struct, frozen=True, kw_only=True):
+class GetInfoResponse(Record, frozen=True, kw_only=True):
     """What is known of a model; its base model's name is ``model_data.model_name``."""
 
     model_data: ModelData
@@ -82,17 +80,18 @@ class GetInfoResponse(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str | None = None
 
     def __post_init__(self) -> None:
-        msgspec.structs.force_setattr(self, "optimizer_config", _known_optimizer(self.optimizer_config))
+        force_setattr(self, "optimizer_config", optimizer_config(type(self).__name__, self.optimizer_config))
+        super().__post_init__()
 
 
-class UnloadModelRequest(msgspec.Struct, frozen=True, kw_only=True):
+class UnloadModelRequest(Record, frozen=True, kw_only=True):
     """Body of ``unload_model`` (protocol appendix B)."""
 
     model_id: str
     type: Literal["unload_model"] = "unload_model"
 
 
-class UnloadModelResponse(msgspec.Struct, frozen=True, kw_only=True):
+class UnloadModelResponse(Record, frozen=True, kw_only=True):
     """The model is gone from memory."""
 
     model_id: str

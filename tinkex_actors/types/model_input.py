@@ -1,26 +1,42 @@
-"""What a model reads: a sequence of chunks of text tokens and images (protocol 2.1)."""
+"""What a model reads: a sequence of chunks of text tokens, images and audio (protocol 2.1)."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 from functools import cached_property
-from typing import Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from tinkex_actors.errors import InputError
+from tinkex_actors.types._record import Record
 from tinkex_actors.types.tensor import as_array
 
-__all__ = ["EncodedTextChunk", "ImageAssetPointerChunk", "ImageChunk", "ModelInput", "ModelInputChunk"]
+__all__ = [
+    "DmelChunk",
+    "EncodedTextChunk",
+    "ImageAssetPointerChunk",
+    "ImageChunk",
+    "ModelInput",
+    "ModelInputChunk",
+]
 
 ImageFormat = Literal["png", "jpeg"]
-_INT32_MAX = 2**31 - 1
+_INT32_MAX: Final = 2**31 - 1
+
+# The header of a serialized TensorContainer (protocol 2.1).
+_CONSTANT_MARKER: Final = 254
+_LAST_DTYPE: Final = 7
+_VARINT_BITS: Final = 64
+
+ExpectedTokens = Annotated[int, Meta(ge=0)]
 
 
-class EncodedTextChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="encoded_text", dict=True):
+class EncodedTextChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="encoded_text", dict=True):
     """A run of text tokens.
 
     Args:
@@ -64,13 +80,24 @@ class EncodedTextChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="typ
         return np.asarray(self.tokens, np.int32)
 
 
+def _decode_base64(chunk: Record, name: str) -> None:
+    given: Any = getattr(chunk, name)
+    if isinstance(given, str):
+        try:
+            msgspec.structs.force_setattr(chunk, name, base64.b64decode(given, validate=True))
+        except (binascii.Error, ValueError) as error:
+            raise InputError(
+                f"{type(chunk).__name__}: {name} is a string but not base64 ({error}). Pass bytes."
+            ) from error
+
+
 def _image_length(name: str, expected_tokens: int | None) -> int:
     if expected_tokens is None:
         raise InputError(f"{name}: its length is unknown because expected_tokens is not set. Pass expected_tokens=.")
     return expected_tokens
 
 
-class ImageChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="image"):
+class ImageChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="image"):
     """An image, inline.
 
     Args:
@@ -81,15 +108,11 @@ class ImageChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
 
     data: bytes
     format: ImageFormat
-    expected_tokens: int | None = None
+    expected_tokens: ExpectedTokens | None = None
 
     def __post_init__(self) -> None:
-        given: Any = self.data
-        if isinstance(given, str):
-            try:
-                msgspec.structs.force_setattr(self, "data", base64.b64decode(given, validate=True))
-            except binascii.Error as error:
-                raise InputError(f"ImageChunk: data is a string but not base64 ({error}). Pass bytes.") from error
+        _decode_base64(self, "data")
+        super().__post_init__()
 
     @property
     def type(self) -> str:
@@ -105,7 +128,7 @@ class ImageChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
         return f"ImageChunk(<{len(self.data)} bytes>, format={self.format!r}, expected_tokens={self.expected_tokens})"
 
 
-class ImageAssetPointerChunk(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="image_asset_pointer"):
+class ImageAssetPointerChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="image_asset_pointer"):
     """An image that the server already has. Sampling only: training has no form for it (protocol 2.1).
 
     Args:
@@ -116,7 +139,7 @@ class ImageAssetPointerChunk(msgspec.Struct, frozen=True, kw_only=True, tag_fiel
 
     location: str
     format: ImageFormat
-    expected_tokens: int | None = None
+    expected_tokens: ExpectedTokens | None = None
 
     @property
     def type(self) -> str:
@@ -129,10 +152,73 @@ class ImageAssetPointerChunk(msgspec.Struct, frozen=True, kw_only=True, tag_fiel
         return _image_length("ImageAssetPointerChunk", self.expected_tokens)
 
 
-ModelInputChunk = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk
+class DmelChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="dmel"):
+    """Audio, as a serialized tensor of mel tokens.
+
+    Args:
+        dmel: the bytes of a serialized TensorContainer; a base64 string is decoded. Only its header is read here.
+    """
+
+    dmel: bytes
+
+    def __post_init__(self) -> None:
+        _decode_base64(self, "dmel")
+        super().__post_init__()
+
+    @property
+    def type(self) -> str:
+        """The wire's discriminator."""
+        return "dmel"
+
+    @property
+    def shape(self) -> list[int]:
+        """The tensor's shape, read from the header; InputError when the bytes have none."""
+        return _container_shape(self.dmel)
+
+    @property
+    def length(self) -> int:
+        """Number of tokens: the first dimension; InputError when the header has none."""
+        shape = self.shape
+        if not shape:
+            raise InputError("DmelChunk: the tensor has no dimensions, so no length. Pass one of shape [tokens, ...].")
+        return shape[0]
 
 
-class ModelInput(msgspec.Struct, frozen=True, kw_only=True):
+def _container_shape(container: bytes) -> list[int]:
+    """Read the shape: an optional marker, a dtype byte, then rank and dimensions as unsigned LEB128 numbers."""
+    at = 1 if container[:1] == bytes([_CONSTANT_MARKER]) else 0
+    if at >= len(container):
+        raise InputError("DmelChunk: the bytes end before the tensor's header. Pass a serialized TensorContainer.")
+    if container[at] > _LAST_DTYPE:
+        raise InputError(
+            f"DmelChunk: dtype byte {container[at]} is not in 0..{_LAST_DTYPE}; this is no TensorContainer."
+        )
+    rank, at = _varint(container, at + 1)
+    shape: list[int] = []
+    for _ in range(rank):
+        size, at = _varint(container, at)
+        shape.append(size)
+    return shape
+
+
+def _varint(container: bytes, at: int) -> tuple[int, int]:
+    """Return the number that starts at ``at`` and the place after it."""
+    value = 0
+    for shift in range(0, _VARINT_BITS, 7):
+        if at >= len(container):
+            raise InputError("DmelChunk: the bytes end inside the tensor's header. Pass the whole TensorContainer.")
+        byte = container[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+    raise InputError("DmelChunk: a number in the tensor's header runs past 64 bits; this is no TensorContainer.")
+
+
+ModelInputChunk = EncodedTextChunk | ImageChunk | ImageAssetPointerChunk | DmelChunk
+
+
+class ModelInput(Record, frozen=True, kw_only=True):
     """A prompt or a training sequence: chunks in order.
 
     Args:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta
 
 from tinkex_actors.errors import InputError
+from tinkex_actors.types._record import Record
 from tinkex_actors.types.model_input import ModelInput
 from tinkex_actors.types.tensor import TensorData, as_array, same_array
 
@@ -19,6 +21,7 @@ __all__ = [
     "PromptAltTokens",
     "SampleRequest",
     "SampleResponse",
+    "SampleStreamChunk",
     "SampledSequence",
     "SamplingParams",
     "StopReason",
@@ -31,7 +34,7 @@ StopReason = Literal["length", "stop"]
 _EMPTY_CELL: Final = -99999.0
 
 
-class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+class SamplingParams(Record, frozen=True, kw_only=True):
     """How to sample.
 
     Args:
@@ -55,6 +58,7 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.max_tokens is not None and self.max_tokens < 1:
             raise InputError(f"SamplingParams: max_tokens must be >= 1 or None, got {self.max_tokens!r}.")
         if self.seed is not None and not 0 <= self.seed < 2**64:
@@ -66,13 +70,12 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
         if not 0 < self.top_p <= 1:
             raise InputError(f"SamplingParams: top_p must be in (0, 1], got {self.top_p!r}.")
         if self.stop is not None and not isinstance(self.stop, str):
-            stops = list(self.stop)
-            if not (all(isinstance(s, str) for s in stops) or all(isinstance(s, int) for s in stops)):
+            kinds = {type(stop) for stop in self.stop}
+            if len(kinds) > 1:
                 raise InputError("SamplingParams: stop must be all strings or all token ids, not a mixture.")
-            msgspec.structs.force_setattr(self, "stop", stops)
 
 
-class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
+class SampleRequest(Record, frozen=True, kw_only=True):
     """Body of ``asample``.
 
     Args:
@@ -92,17 +95,17 @@ class SampleRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     prompt: ModelInput
     sampling_params: SamplingParams
-    num_samples: int = 1
+    num_samples: Annotated[int, Meta(ge=1)] = 1
     base_model: str | None = None
     model_path: str | None = None
     sampling_session_id: str | None = None
     seq_id: int | None = None
     prompt_logprobs: bool | None = None
-    topk_prompt_logprobs: int = 0
-    topk_sample_logprobs: int = 0
+    topk_prompt_logprobs: Annotated[int, Meta(ge=0)] = 0
+    topk_sample_logprobs: Annotated[int, Meta(ge=0)] = 0
     target_prompt_logprobs: TensorData | None = None
-    prompt_alt_tokens_k: int = 0
-    prompt_logprobs_last_n: int | None = None
+    prompt_alt_tokens_k: Annotated[int, Meta(ge=0)] = 0
+    prompt_logprobs_last_n: Annotated[int, Meta(ge=1)] | None = None
     record_stability_info: bool | None = None
     type: Literal["sample"] = "sample"
 
@@ -163,7 +166,7 @@ class TopkLogprobs(msgspec.Struct, frozen=True, eq=False, dict=True):
         return f"TopkLogprobs(<{n} positions, k={k}>)"
 
 
-class PromptAltTokens(msgspec.Struct, frozen=True):
+class PromptAltTokens(Record, frozen=True):
     """Other tokens drawn at each prompt position.
 
     Args:
@@ -286,6 +289,33 @@ class SampleResponse(msgspec.Struct, frozen=True, eq=False, dict=True):
         )
 
     __hash__ = None  # type: ignore[assignment]
+
+
+class SampleStreamChunk(Record, frozen=True, kw_only=True):
+    """One piece of a streamed sample.
+
+    Args:
+        token: its text, or an error's message.
+        token_id: its id.
+        index: which sequence it belongs to.
+        finish_reason: why the sequence ended, with its last piece.
+        total_tokens: tokens of the whole sequence, with its last piece.
+        logprob: of the token.
+        event_type: ``token``, ``done`` or ``error``.
+    """
+
+    token: str | None = None
+    token_id: int | None = None
+    index: int | None = None
+    finish_reason: str | None = None
+    total_tokens: int | None = None
+    logprob: float | None = None
+    event_type: Literal["token", "done", "error"] = "token"
+
+    @property
+    def done(self) -> bool:
+        """Whether its sequence ends here."""
+        return self.event_type == "done" or self.finish_reason is not None
 
 
 def _array(value: Any, dtype: Any) -> npt.NDArray[Any]:

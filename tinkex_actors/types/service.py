@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-import msgspec
+from tinkex_actors.types._record import Record
 
 __all__ = [
     "ClientConfigRequest",
@@ -16,13 +16,13 @@ __all__ = [
 ]
 
 
-class ClientConfigRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ClientConfigRequest(Record, frozen=True, kw_only=True):
     """Body of ``client/config`` and ``client/dynamic_config``."""
 
     sdk_version: str
 
 
-class ClientConfigResponse(msgspec.Struct, frozen=True, kw_only=True):
+class ClientConfigResponse(Record, frozen=True, kw_only=True):
     """Flags read once for each client; the defaults are those of protocol 5.2. Sizes are in bytes."""
 
     pjwt_auth_enabled: bool = False
@@ -44,7 +44,7 @@ class ClientConfigResponse(msgspec.Struct, frozen=True, kw_only=True):
     sample_join_sampling_session: bool = False
 
 
-class ClientDynamicConfigResponse(msgspec.Struct, frozen=True, kw_only=True):
+class ClientDynamicConfigResponse(Record, frozen=True, kw_only=True):
     """Flags read again every ``refresh_interval_sec`` seconds (protocol 5.3)."""
 
     refresh_interval_sec: float = 300
@@ -52,22 +52,33 @@ class ClientDynamicConfigResponse(msgspec.Struct, frozen=True, kw_only=True):
     sample_cancel_max_batch_size: int = 64
 
 
-class SupportedModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model the server has; ``max_context_length`` is in tokens. None: the server does not say."""
+class SupportedModel(Record, frozen=True, kw_only=True):
+    """A model the server has. None: the server does not say.
+
+    Args:
+        model_name: what to create a model with.
+        max_context_length: in tokens.
+        trainable: whether it can be fine-tuned.
+        sampleable: whether it can be sampled.
+        model_id: a second name that some servers have.
+        arch: the kind of architecture.
+    """
 
     model_name: str | None = None
     max_context_length: int | None = None
     trainable: bool | None = None
     sampleable: bool | None = None
+    model_id: str | None = None
+    arch: str | None = None
 
 
-class GetServerCapabilitiesResponse(msgspec.Struct, frozen=True, kw_only=True):
+class GetServerCapabilitiesResponse(Record, frozen=True, kw_only=True):
     """The models a server has."""
 
     supported_models: list[SupportedModel]
 
 
-class HealthResponse(msgspec.Struct, frozen=True, kw_only=True):
+class HealthResponse(Record, frozen=True, kw_only=True):
     """The server is up."""
 
     status: Literal["ok"] = "ok"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import msgspec
+from msgspec import Meta
+
+from tinkex_actors.types._record import Record
 
 __all__ = [
     "CreateSamplingSessionRequest",
@@ -15,6 +17,8 @@ __all__ = [
     "FinishSessionRequest",
     "FinishStatus",
     "GetSamplerResponse",
+    "JoinSamplingSessionRequest",
+    "JoinSamplingSessionResponse",
     "SessionHeartbeatRequest",
     "SessionHeartbeatResponse",
 ]
@@ -22,7 +26,7 @@ __all__ = [
 FinishStatus = Literal["success", "errored", "interrupted"]
 
 
-class CreateSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CreateSessionRequest(Record, frozen=True, kw_only=True):
     """Body of ``create_session``.
 
     Args:
@@ -41,7 +45,7 @@ class CreateSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["create_session"] = "create_session"
 
 
-class CreateSessionResponse(msgspec.Struct, frozen=True, kw_only=True):
+class CreateSessionResponse(Record, frozen=True, kw_only=True):
     """The session's id, and what the server wants a person to read."""
 
     session_id: str
@@ -51,33 +55,33 @@ class CreateSessionResponse(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["create_session"] = "create_session"
 
 
-class SessionHeartbeatRequest(msgspec.Struct, frozen=True, kw_only=True):
+class SessionHeartbeatRequest(Record, frozen=True, kw_only=True):
     """Body of ``session_heartbeat``."""
 
     session_id: str
     type: Literal["session_heartbeat"] = "session_heartbeat"
 
 
-class SessionHeartbeatResponse(msgspec.Struct, frozen=True, kw_only=True):
+class SessionHeartbeatResponse(Record, frozen=True, kw_only=True):
     """The session lives."""
 
     type: Literal["session_heartbeat"] = "session_heartbeat"
 
 
-class FinishReason(msgspec.Struct, frozen=True, kw_only=True):
+class FinishReason(Record, frozen=True, kw_only=True):
     """How the session ended: ``success``, ``errored`` or ``interrupted``."""
 
     type: FinishStatus
 
 
-class FinishSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+class FinishSessionRequest(Record, frozen=True, kw_only=True):
     """Body of ``sessions/{session_id}/finish``; ``detail`` is sent even when it is None."""
 
     reason: FinishReason
     detail: str | None = None
 
 
-class CreateSamplingSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CreateSamplingSessionRequest(Record, frozen=True, kw_only=True):
     """Body of ``create_sampling_session``.
 
     Args:
@@ -88,22 +92,36 @@ class CreateSamplingSessionRequest(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     session_id: str
-    sampling_session_seq_id: int
+    sampling_session_seq_id: Annotated[int, Meta(ge=0)]
     base_model: str | None = None
     model_path: str | None = None
     type: Literal["create_sampling_session"] = "create_sampling_session"
 
 
-class CreateSamplingSessionResponse(msgspec.Struct, frozen=True, kw_only=True):
+class CreateSamplingSessionResponse(Record, frozen=True, kw_only=True):
     """The sampling session's id."""
 
     sampling_session_id: str
     type: Literal["create_sampling_session"] = "create_sampling_session"
 
 
-class GetSamplerResponse(msgspec.Struct, frozen=True, kw_only=True):
+class GetSamplerResponse(Record, frozen=True, kw_only=True):
     """What a sampling session samples from."""
 
     sampler_id: str
     base_model: str
     model_path: str | None = None
+
+
+class JoinSamplingSessionRequest(Record, frozen=True, kw_only=True):
+    """Body of ``join_sampling_session``: one more client for a sampling session."""
+
+    sampling_session_id: str
+    type: Literal["join_sampling_session"] = "join_sampling_session"
+
+
+class JoinSamplingSessionResponse(Record, frozen=True, kw_only=True):
+    """The client's number within the sampling session; 0 is the one that made it."""
+
+    client_counter: int
+    type: Literal["join_sampling_session"] = "join_sampling_session"

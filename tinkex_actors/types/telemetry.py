@@ -5,13 +5,15 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-import msgspec
+from tinkex_actors.types._record import Record
 
 __all__ = [
+    "EventType",
     "GenericEvent",
     "SessionEndEvent",
     "SessionStartEvent",
     "Severity",
+    "TelemetryBatch",
     "TelemetryEvent",
     "TelemetryResponse",
     "TelemetrySendRequest",
@@ -20,8 +22,10 @@ __all__ = [
 
 Severity = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 
+EventType = Literal["SESSION_START", "SESSION_END", "UNHANDLED_EXCEPTION", "GENERIC_EVENT"]
 
-class SessionStartEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="SESSION_START"):
+
+class SessionStartEvent(Record, frozen=True, kw_only=True, tag_field="event", tag="SESSION_START"):
     """A session began.
 
     Args:
@@ -36,8 +40,13 @@ class SessionStartEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="ev
     timestamp: datetime
     severity: Severity = "INFO"
 
+    @property
+    def event(self) -> EventType:
+        """The wire's discriminator."""
+        return "SESSION_START"
 
-class SessionEndEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="SESSION_END"):
+
+class SessionEndEvent(Record, frozen=True, kw_only=True, tag_field="event", tag="SESSION_END"):
     """A session ended after ``duration`` (hours:minutes:seconds, as Python prints a timedelta)."""
 
     event_id: str
@@ -46,8 +55,13 @@ class SessionEndEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="even
     duration: str
     severity: Severity = "INFO"
 
+    @property
+    def event(self) -> EventType:
+        """The wire's discriminator."""
+        return "SESSION_END"
 
-class UnhandledExceptionEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="UNHANDLED_EXCEPTION"):
+
+class UnhandledExceptionEvent(Record, frozen=True, kw_only=True, tag_field="event", tag="UNHANDLED_EXCEPTION"):
     """An exception that was not the user's doing."""
 
     event_id: str
@@ -58,8 +72,13 @@ class UnhandledExceptionEvent(msgspec.Struct, frozen=True, kw_only=True, tag_fie
     traceback: str | None = None
     severity: Severity = "ERROR"
 
+    @property
+    def event(self) -> EventType:
+        """The wire's discriminator."""
+        return "UNHANDLED_EXCEPTION"
 
-class GenericEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="GENERIC_EVENT"):
+
+class GenericEvent(Record, frozen=True, kw_only=True, tag_field="event", tag="GENERIC_EVENT"):
     """Anything else, by name, with plain JSON values."""
 
     event_id: str
@@ -69,11 +88,16 @@ class GenericEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="event",
     event_data: dict[str, Any] = {}
     severity: Severity = "INFO"
 
+    @property
+    def event(self) -> EventType:
+        """The wire's discriminator."""
+        return "GENERIC_EVENT"
+
 
 TelemetryEvent = SessionStartEvent | SessionEndEvent | UnhandledExceptionEvent | GenericEvent
 
 
-class TelemetrySendRequest(msgspec.Struct, frozen=True, kw_only=True):
+class TelemetrySendRequest(Record, frozen=True, kw_only=True):
     """Body of ``telemetry``: a batch.
 
     Args:
@@ -91,7 +115,10 @@ class TelemetrySendRequest(msgspec.Struct, frozen=True, kw_only=True):
     process_uuid: str
 
 
-class TelemetryResponse(msgspec.Struct, frozen=True, kw_only=True):
+TelemetryBatch = TelemetrySendRequest
+
+
+class TelemetryResponse(Record, frozen=True, kw_only=True):
     """The batch was taken."""
 
     status: Literal["accepted"] = "accepted"

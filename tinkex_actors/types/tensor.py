@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any, Final, Literal, NoReturn, final
 
@@ -106,6 +107,35 @@ class TensorData:
         crow = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts, dtype=np.int64)])
         return cls(dense._values[kept], dense._dtype, (rows, columns), crow, np.nonzero(kept)[1].astype(np.int64))
 
+    @classmethod
+    def from_csr(cls, matrix: Any) -> TensorData:
+        """Return a CSR matrix of another library as it is: scipy's, torch's ``sparse_csr``, JAX's ``BCSR``.
+
+        Raises:
+            InputError: for anything else, and for dtypes as in ``from_numpy``.
+        """
+        if not is_csr(matrix):
+            raise InputError(
+                f"TensorData.from_csr: expected a 2-D CSR matrix of scipy, torch or JAX, got {type(matrix).__name__}. "
+                "Convert it to CSR first, or use from_numpy_sparse on a dense array."
+            )
+        if hasattr(matrix, "indptr"):
+            crow, col, stored = matrix.indptr, matrix.indices, matrix.data
+        else:
+            crow, col, stored = matrix.crow_indices(), matrix.col_indices(), matrix.values()
+        values = cls.from_numpy(stored)
+        return cls(values._values, values._dtype, tuple(matrix.shape), as_array(crow), as_array(col))
+
+    @classmethod
+    def from_torch(cls, tensor: Any) -> TensorData:
+        """Return a dense tensor of a torch tensor, which may be on a device or part of a graph; see ``from_numpy``."""
+        return cls.from_numpy(tensor)
+
+    @classmethod
+    def from_torch_sparse(cls, tensor: Any, pad_value: int = 0) -> TensorData:
+        """Return the smaller of the dense and the CSR form of a dense torch matrix; see ``from_numpy_sparse``."""
+        return cls.from_numpy_sparse(tensor, pad_value)
+
     @property
     def data(self) -> list[Any]:
         """The values as one flat list: C order when dense, stored values when CSR."""
@@ -178,6 +208,26 @@ class TensorData:
         dense[rows, self._col] = self._values
         return dense
 
+    def to_torch(self, pad_value: int = 0) -> Any:
+        """Return the dense torch tensor, which shares memory with ``to_numpy()`` where it can.
+
+        Raises:
+            InputError: torch has not been imported; this package never imports it.
+        """
+        torch = sys.modules.get("torch")
+        if torch is None:
+            raise InputError("TensorData.to_torch: torch is not loaded. Run `import torch` first, or use to_numpy().")
+        return torch.from_numpy(self.to_numpy(pad_value))
+
+    def __dlpack__(self, **options: Any) -> Any:
+        """Return the dense values as a DLPack capsule, which ``jax.numpy.from_dlpack`` and torch's read."""
+        return self.to_numpy().__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Return DLPack's name for the host's memory."""
+        kind, index = self.to_numpy().__dlpack_device__()
+        return int(kind), int(index)
+
     def tolist(self) -> Any:
         """Return the dense values as nested lists."""
         return self.to_numpy().tolist()
@@ -211,6 +261,15 @@ class TensorData:
         return f"TensorData([{shown}], {self._dtype!r}, shape={list(self._shape)}{layout})"
 
 
+def is_csr(value: Any) -> bool:
+    """Return whether ``value`` is a CSR matrix of scipy, torch or JAX, without importing them."""
+    if len(getattr(value, "shape", ())) != 2:
+        return False
+    if all(hasattr(value, name) for name in ("indptr", "indices", "data")):
+        return bool(getattr(value, "format", "csr") == "csr")
+    return str(getattr(value, "layout", "")) == "torch.sparse_csr"
+
+
 def same_array(left: Array | None, right: Array | None) -> bool:
     """Return whether two arrays have one shape and equal entries, NaN being equal to NaN; None equals only None."""
     if left is None or right is None:
@@ -228,8 +287,10 @@ def as_array(value: Any) -> Array:
         if str(value.dtype).endswith("bfloat16"):
             value = value.float()
     try:
+        if hasattr(value, "__dlpack__") and not hasattr(value, "__array__"):
+            return np.from_dlpack(value)
         array = np.asarray(value)
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, BufferError) as error:
         raise InputError(
             f"cannot read {type(value).__name__} as a rectangular array of numbers ({error}). If its rows differ in "
             "length, pad them or make one datum of each."

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
-
+from tinkex_actors.errors import InputError
+from tinkex_actors.types._record import Record, short
 from tinkex_actors.types.datum import Datum
-from tinkex_actors.types.optimizer import AdamParams
+from tinkex_actors.types.optimizer import AdamParams, DimuonParams, OptimParams
 from tinkex_actors.types.tensor import TensorData
 
 __all__ = [
     "ForwardBackwardInput",
     "ForwardBackwardOutput",
     "ForwardBackwardRequest",
+    "ForwardRequest",
+    "LossFnInputs",
     "LossFnOutput",
     "LossFnType",
     "OptimStepRequest",
@@ -24,10 +26,11 @@ LossFnType = Literal[
     "cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo", "stable_reinforce", "custom"
 ]
 
+LossFnInputs = dict[str, TensorData]
 LossFnOutput = dict[str, TensorData]
 
 
-class ForwardBackwardInput(msgspec.Struct, frozen=True, kw_only=True):
+class ForwardBackwardInput(Record, frozen=True, kw_only=True):
     """A batch and the loss to compute over it.
 
     Args:
@@ -41,7 +44,7 @@ class ForwardBackwardInput(msgspec.Struct, frozen=True, kw_only=True):
     loss_fn_config: dict[str, float | str] | None = None
 
 
-class ForwardBackwardRequest(msgspec.Struct, frozen=True, kw_only=True):
+class ForwardBackwardRequest(Record, frozen=True, kw_only=True):
     """One chunk of a ``forward_backward`` or, with ``forward_only``, of a ``forward`` call.
 
     Args:
@@ -57,7 +60,21 @@ class ForwardBackwardRequest(msgspec.Struct, frozen=True, kw_only=True):
     forward_only: bool = False
 
 
-class ForwardBackwardOutput(msgspec.Struct, frozen=True):
+class ForwardRequest(Record, frozen=True, kw_only=True):
+    """Body of the older ``forward`` endpoint; the same as a ``ForwardBackwardRequest`` with ``forward_only``.
+
+    Args:
+        forward_input: what to compute.
+        model_id: the model.
+        seq_id: the request's number in the model's order, from 1.
+    """
+
+    forward_input: ForwardBackwardInput
+    model_id: str
+    seq_id: int | None = None
+
+
+class ForwardBackwardOutput(Record, frozen=True):
     """What ``forward`` and ``forward_backward`` give.
 
     Args:
@@ -71,24 +88,49 @@ class ForwardBackwardOutput(msgspec.Struct, frozen=True):
     metrics: dict[str, float] = {}
 
 
-class OptimStepRequest(msgspec.Struct, frozen=True, kw_only=True):
+class OptimStepRequest(Record, frozen=True, kw_only=True):
     """One optimizer step; exactly one of the two settings is sent.
 
     Args:
         model_id: the model.
         seq_id: the request's number in the model's order.
         adam_params: settings of an AdamW step.
-        optimizer_params: settings of any other optimizer, an object with ``type``.
+        optimizer_params: settings of any other optimizer: ``DimuonParams``, or a dict with its name under ``type``.
+
+    Raises:
+        InputError: both are given, or ``optimizer_params`` is something else.
     """
 
     model_id: str
     seq_id: int | None = None
     adam_params: AdamParams | None = None
-    optimizer_params: dict[str, Any] | None = None
+    optimizer_params: Any = None
     type: Literal["optim_step"] = "optim_step"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        other = self.optimizer_params
+        if other is None or isinstance(other, DimuonParams):
+            pass
+        elif not isinstance(other, dict) or not isinstance(other.get("type"), str):
+            raise InputError(
+                "OptimStepRequest: optimizer_params must be DimuonParams or a dict with the optimizer's name under "
+                f"'type', got {short(other)}. AdamParams go into adam_params."
+            )
+        if other is not None and self.adam_params is not None:
+            raise InputError(
+                "OptimStepRequest: adam_params and optimizer_params are both given; a step has one of them."
+            )
 
-class OptimStepResponse(msgspec.Struct, frozen=True, kw_only=True):
+    @classmethod
+    def of(cls, model_id: str, optim_params: OptimParams, seq_id: int | None = None) -> OptimStepRequest:
+        """Return the request for these settings, under the wire's name for their optimizer (protocol 1.7.14)."""
+        if isinstance(optim_params, AdamParams):
+            return cls(model_id=model_id, seq_id=seq_id, adam_params=optim_params)
+        return cls(model_id=model_id, seq_id=seq_id, optimizer_params=optim_params)
+
+
+class OptimStepResponse(Record, frozen=True, kw_only=True):
     """What ``optim_step`` gives: metrics by name, or None where the server has none."""
 
     metrics: dict[str, float] | None = None

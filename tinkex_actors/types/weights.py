@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote
 
-import msgspec
+from msgspec import Meta
+from msgspec.structs import force_setattr
 
-from tinkex_actors.types.optimizer import AdamOptimizerConfig
+from tinkex_actors.types._record import Record
+from tinkex_actors.types.optimizer import AdamOptimizerConfig, optimizer_config
+from tinkex_actors.types.rest.checkpoints import ParsedCheckpointTinkerPath
 
 __all__ = [
     "LoadWeightsRequest",
     "LoadWeightsResponse",
     "SamplingClientKind",
+    "SaveWeightsExternalRequest",
+    "SaveWeightsExternalResponse",
+    "SaveWeightsExternalResponseInternal",
     "SaveWeightsForSamplerRequest",
     "SaveWeightsForSamplerResponse",
     "SaveWeightsForSamplerResponseInternal",
@@ -23,8 +30,15 @@ __all__ = [
 
 SamplingClientKind = Literal["snapshot", "inflight"]
 
+_CONSOLE = "https://tinker.thinkingmachines.ai"
 
-class LoadWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
+
+def _console_url(path: str) -> str:
+    parsed = ParsedCheckpointTinkerPath.from_tinker_path(path)
+    return f"{_CONSOLE}/checkpoints/{parsed.training_run_id}/{quote(parsed.checkpoint_id, safe='')}"
+
+
+class LoadWeightsRequest(Record, frozen=True, kw_only=True):
     """Body of ``load_weights``; addresses a new model or, the older way, one that exists.
 
     Args:
@@ -34,6 +48,8 @@ class LoadWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
         model_id, seq_id: the existing model, and the request's number in its order.
         weights_access_token: of another account that owns the checkpoint.
     """
+
+    _secrets: ClassVar[tuple[str, ...]] = ("weights_access_token",)
 
     path: str
     optimizer: bool
@@ -47,13 +63,13 @@ class LoadWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
     weights_access_token: str | None = None
     type: Literal["load_weights"] = "load_weights"
 
-    def __repr__(self) -> str:
-        target = f"model_id={self.model_id!r}" if self.model_id else f"session_id={self.session_id!r}"
-        # weights_access_token is a secret and stays out.
-        return f"LoadWeightsRequest(path={self.path!r}, optimizer={self.optimizer}, {target}, seq_id={self.seq_id})"
+    def __post_init__(self) -> None:
+        if self.optimizer_config is not None:
+            force_setattr(self, "optimizer_config", optimizer_config("LoadWeightsRequest", self.optimizer_config))
+        super().__post_init__()
 
 
-class LoadWeightsResponse(msgspec.Struct, frozen=True, kw_only=True):
+class LoadWeightsResponse(Record, frozen=True, kw_only=True):
     """The weights are in place."""
 
     path: str | None = None
@@ -61,7 +77,7 @@ class LoadWeightsResponse(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["load_weights"] | None = None
 
 
-class SaveWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
+class SaveWeightsRequest(Record, frozen=True, kw_only=True):
     """Body of ``save_weights``.
 
     Args:
@@ -82,14 +98,18 @@ class SaveWeightsRequest(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["save_weights"] = "save_weights"
 
 
-class SaveWeightsResponse(msgspec.Struct, frozen=True, kw_only=True):
+class SaveWeightsResponse(Record, frozen=True, kw_only=True):
     """Where the weights are: ``tinker://{run}/weights/{name}``."""
 
     path: str
     type: Literal["save_weights"] | None = None
 
+    def get_console_url(self) -> str:
+        """Return the checkpoint's page in the hosted console (protocol 5.11)."""
+        return _console_url(self.path)
 
-class SaveWeightsForSamplerRequest(msgspec.Struct, frozen=True, kw_only=True):
+
+class SaveWeightsForSamplerRequest(Record, frozen=True, kw_only=True):
     """Body of ``save_weights_for_sampler``: named by ``path``, or unnamed, which makes a sampling session too.
 
     Args:
@@ -111,7 +131,7 @@ class SaveWeightsForSamplerRequest(msgspec.Struct, frozen=True, kw_only=True):
     type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
 
 
-class SaveWeightsForSamplerResponseInternal(msgspec.Struct, frozen=True, kw_only=True):
+class SaveWeightsForSamplerResponseInternal(Record, frozen=True, kw_only=True):
     """What the wire answers: ``path`` for a named save, ``sampling_session_id`` for an unnamed one."""
 
     path: str | None = None
@@ -119,19 +139,60 @@ class SaveWeightsForSamplerResponseInternal(msgspec.Struct, frozen=True, kw_only
     type: Literal["save_weights_for_sampler"] | None = None
 
 
-class SaveWeightsForSamplerResponse(msgspec.Struct, frozen=True, kw_only=True):
+class SaveWeightsForSamplerResponse(Record, frozen=True, kw_only=True):
     """Where the sampler's weights are: ``tinker://{run}/sampler_weights/{name}``."""
 
     path: str
 
+    def get_console_url(self) -> str:
+        """Return the checkpoint's page in the hosted console (protocol 5.11)."""
+        return _console_url(self.path)
 
-class WeightsInfoRequest(msgspec.Struct, frozen=True, kw_only=True):
+    def get_playground_url(self) -> str:
+        """Return the hosted page to talk to these weights (protocol 5.11)."""
+        return f"{_CONSOLE}/playground?mode=checkpoint&checkpoint={quote(self.path, safe='')}"
+
+
+class SaveWeightsExternalRequest(Record, frozen=True, kw_only=True):
+    """Body of ``save_weights_external``: a checkpoint as files that can be downloaded one by one.
+
+    Args:
+        model_id: the model.
+        path: the checkpoint's name.
+        seq_id: the request's number in the model's order.
+        ttl_seconds: how long to keep it; None keeps it.
+        age_encryption_recipients: at most 10 ``age1...`` or SSH public keys; the files are encrypted for them.
+    """
+
+    model_id: str
+    path: str
+    seq_id: int | None = None
+    ttl_seconds: int | None = None
+    age_encryption_recipients: Annotated[list[str], Meta(max_length=10)] | None = None
+    type: Literal["save_weights_external"] = "save_weights_external"
+
+
+class SaveWeightsExternalResponseInternal(Record, frozen=True, kw_only=True):
+    """What the wire answers."""
+
+    path: str | None = None
+    size_bytes: int | None = None
+    type: Literal["save_weights_external"] | None = None
+
+
+class SaveWeightsExternalResponse(Record, frozen=True, kw_only=True):
+    """Where the files are listed: ``tinker://{run}/external_weights/{name}``."""
+
+    path: str
+
+
+class WeightsInfoRequest(Record, frozen=True, kw_only=True):
     """Body of ``weights_info``."""
 
     tinker_path: str
 
 
-class WeightsInfoResponse(msgspec.Struct, frozen=True, kw_only=True):
+class WeightsInfoResponse(Record, frozen=True, kw_only=True):
     """What a checkpoint needs to be loaded: its base model and adapter."""
 
     base_model: str
@@ -143,5 +204,5 @@ class WeightsInfoResponse(msgspec.Struct, frozen=True, kw_only=True):
     train_attn: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.optimizer_config == {"type": "adamw"}:
-            msgspec.structs.force_setattr(self, "optimizer_config", AdamOptimizerConfig())
+        force_setattr(self, "optimizer_config", optimizer_config("WeightsInfoResponse", self.optimizer_config))
+        super().__post_init__()

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError, EncodeError
 from tinkex_actors.errors import LocalWireError, RemoteWireError
 from tinkex_actors.types import (
     Datum,
+    DmelChunk,
     EncodedTextChunk,
     ForwardBackwardInput,
     ForwardBackwardOutput,
@@ -23,6 +24,8 @@ from tinkex_actors.types import (
     ModelInput,
     ModelInputChunk,
     PromptAltTokens,
+    PromptProvenanceSpan,
+    SampledProvenanceSpan,
     SampledSequence,
     SampleResponse,
     TensorData,
@@ -42,7 +45,7 @@ from tinkex_actors.wire._proto import tinker_public_pb2 as pb
 __all__ = ["decode_protobuf", "encode_protobuf"]
 
 # A record that had its fields stripped says only how many datums it stood for. Chunks hold 1024 datums (protocol 5.2);
-# past this bound the number is nonsense, and would only serve to fill the memory.
+# past this bound, over all records of a result, the number is nonsense and would only serve to fill the memory.
 _MAX_BARE_DATUMS: Final = 1_000_000
 _IMAGE_FORMATS: Final = ("png", "jpeg")
 
@@ -114,6 +117,14 @@ def _write_datum(message: Any, datum: Datum) -> None:
         _write_chunk(message.model_input.add(), chunk)
     for name, tensor in datum.loss_fn_inputs.items():
         write_tensor(message.loss_fn_inputs[name], tensor)
+    for spans, target in (
+        (datum.model_input_spans, message.model_input_spans),
+        (datum.loss_fn_input_spans, message.loss_fn_input_spans),
+    ):
+        for span in spans or ():
+            item = target.add()
+            kept = item.prompt_tokens if isinstance(span, PromptProvenanceSpan) else item.sampled_tokens
+            kept.sequence_id, kept.offset, kept.length = span.sequence_id, span.offset, span.length
 
 
 def _write_chunk(message: Any, chunk: ModelInputChunk) -> None:
@@ -124,6 +135,8 @@ def _write_chunk(message: Any, chunk: ModelInputChunk) -> None:
         message.image.format = chunk.format
         if chunk.expected_tokens is not None:
             message.image.expected_tokens = chunk.expected_tokens
+    elif isinstance(chunk, DmelChunk):
+        message.dmel.dmel = chunk.dmel
     else:
         raise LocalWireError(
             f"a {type(chunk).__name__} cannot be trained on: it has no protobuf form. Send the image itself, as an "
@@ -154,7 +167,20 @@ def _read_datum(message: Any, where: str) -> Datum:
         name: read_tensor(tensor, f"{where}.loss_fn_inputs[{name!r}]")
         for name, tensor in message.loss_fn_inputs.items()
     }
-    return Datum(ModelInput(chunks=chunks), inputs)
+    spans = [_read_spans(field, where) for field in (message.model_input_spans, message.loss_fn_input_spans)]
+    return Datum(ModelInput(chunks=chunks), inputs, *(spans if any(spans) else ()))
+
+
+def _read_spans(spans: Any, where: str) -> list[PromptProvenanceSpan | SampledProvenanceSpan]:
+    kinds: dict[str, Any] = {"prompt_tokens": PromptProvenanceSpan, "sampled_tokens": SampledProvenanceSpan}
+    found = []
+    for span in spans:
+        kind = span.WhichOneof("span")
+        if kind is None:
+            raise RemoteWireError(f"{where}: a provenance span of kind nothing; expected {' or '.join(kinds)}.")
+        item = getattr(span, kind)
+        found.append(kinds[kind](sequence_id=item.sequence_id, offset=item.offset, length=item.length))
+    return found
 
 
 def _read_chunk(message: Any, where: str) -> ModelInputChunk:
@@ -168,7 +194,9 @@ def _read_chunk(message: Any, where: str) -> ModelInputChunk:
             raise RemoteWireError(f"{where}: image format {image.format!r} is not one of {', '.join(_IMAGE_FORMATS)}.")
         expected = image.expected_tokens if image.HasField("expected_tokens") else None
         return ImageChunk(data=image.data, format=image.format, expected_tokens=expected)
-    raise RemoteWireError(f"{where}: a chunk of kind {kind or 'nothing'}; expected encoded_text or image.")
+    if kind == "dmel":
+        return DmelChunk(dmel=message.dmel.dmel)
+    raise RemoteWireError(f"{where}: a chunk of no kind; expected encoded_text, image or dmel.")
 
 
 # --- forward and backward: the result ------------------------------------------------------------------------------
@@ -204,8 +232,16 @@ def _write_field(field: Any, arrays: list[Any]) -> None:
 
 def _read_output(message: Any) -> ForwardBackwardOutput:
     outputs: list[dict[str, TensorData]] = []
+    bare = 0
     for index, record in enumerate(message.loss_fn_outputs):
-        outputs.extend(_read_record(record, f"loss_fn_outputs[{index}]"))
+        where = f"loss_fn_outputs[{index}]"
+        if record.fields:
+            outputs.extend(_read_record(record, where))
+            continue
+        bare += record.num_datums
+        if record.num_datums < 0 or bare > _MAX_BARE_DATUMS:
+            raise RemoteWireError(f"{where}: num_datums {record.num_datums} is out of range and there are no fields.")
+        outputs.extend({} for _ in range(record.num_datums))
     kind = message.loss_fn_output_type.rpartition(":")[2]
     return ForwardBackwardOutput(kind or "ArrayRecord", outputs, dict(message.metrics))
 
@@ -215,10 +251,6 @@ def _read_record(record: Any, where: str) -> list[dict[str, TensorData]]:
         name: _read_field(field, f"{where}.fields[{name!r}]", record.num_datums)
         for name, field in record.fields.items()
     }
-    if not columns:
-        if not 0 <= record.num_datums <= _MAX_BARE_DATUMS:
-            raise RemoteWireError(f"{where}: num_datums {record.num_datums} is out of range and there are no fields.")
-        return [{} for _ in range(record.num_datums)]
     counts = {len(column) for column in columns.values()}
     if len(counts) > 1:
         raise RemoteWireError(f"{where}: its fields disagree on the number of datums: {sorted(counts)}.")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any, Final
 from urllib.parse import quote
 
 import msgspec
 
 from tinkex_actors.errors import LocalWireError, RemoteWireError
-from tinkex_actors.types import FutureRetrieveRequest
-from tinkex_actors.wire import _json
+from tinkex_actors.types import FutureRetrieveRequest, SampleRequest, SamplingParams
+from tinkex_actors.wire._read_json import decode_json
+from tinkex_actors.wire._write_json import encode_json
 from tinkex_actors.wire.answers import Failed, MetadataOnly, PollAnswer, Ready, Timeout408, TryAgain
 from tinkex_actors.wire.classification import classify, proxy_rejection
 from tinkex_actors.wire.dialect import Dialect
@@ -81,10 +83,13 @@ def encode_request(
         raise LocalWireError(
             f"{route.name}: expected a {route.request.__name__}, got {type(message).__name__}. Pass that type."
         )
-    route, message = _placed(route, message, dialect)
-    sent = {"Accept": JSON_TYPE}
-    if route.name == "asample":
-        sent["X-Tinker-Sampling-Backpressure"] = "1"
+    asked, (route, message) = route.name, _placed(route, message, dialect)
+    sent = {"Accept": JSON_TYPE, **route.headers}
+    for field, name in route.header_fields.items():
+        value = getattr(message, field, None)
+        if value is not None:
+            sent[name] = value
+            message = msgspec.structs.replace(message, **{field: None})
     body = b""
     if route.method == "GET":
         query = {**_query_of(message), **query}
@@ -93,7 +98,7 @@ def encode_request(
         if route.protobuf_request and dialect.protobuf:
             body = _protobuf_body(message, compress, sent)
         elif message is not None:
-            body = _json.encode_json(message, omit_none=not route.sends_null)
+            body = _json_body(route, asked, message, dialect)
     return Request(
         method=route.method,
         path=_path(route, path) + _query(query),
@@ -112,8 +117,21 @@ def decode_response(route: Route, response: Response) -> Any:
         APIConnectionError: a proxy's 400 (see ``proxy_rejection``).
         RemoteWireError: the body is not what the route answers; the text says where.
     """
-    _raise_for_status(response, f"{route.method} {PREFIX}{route.path}")
-    return None if route.response is None else _json.decode_json(route.response, response.body)
+    what = f"{route.method} {PREFIX}{route.path}"
+    if route.located and 300 <= response.status < 400 and response.headers.get("location"):
+        return decode_json(route.response, msgspec.json.encode(_location(response)))
+    _raise_for_status(response, what)
+    if route.response is None:
+        return None
+    try:
+        return decode_json(route.response, response.body)
+    except RemoteWireError as error:
+        media = response.headers.get("content-type", "")
+        if not media or "json" in media:
+            raise
+        raise RemoteWireError(
+            f"{what}: the answer is {media}, not JSON. Check that base_url points to a Tinker server: {error}"
+        ) from error
 
 
 def poll_request(
@@ -181,7 +199,12 @@ def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> Po
     if probe.get("error") is not None:
         category = probe.get("category")
         return Failed(_text(probe["error"]) or "", category if category in ("user", "server") else "unknown")
-    return Ready(_json.decode_json(result_route.result, response.body))
+    return Ready(decode_json(result_route.result, response.body))
+
+
+def _location(response: Response) -> dict[str, Any]:
+    # The address is the answer, and how long it holds may be said beside it (protocol appendix B).
+    return {"url": response.headers["location"], "expires": response.headers.get("expires")}
 
 
 class _Probe(msgspec.Struct):
@@ -225,6 +248,25 @@ def _placed(route: Route, message: Any, dialect: Dialect) -> tuple[Route, Any]:
     message = msgspec.structs.replace(message, forward_only=only)
     own_route = only and not dialect.forward_only_in_forward_backward
     return ROUTES["forward" if own_route else "forward_backward"], message
+
+
+def _json_body(route: Route, asked: str, message: Any, dialect: Dialect) -> bytes:
+    if isinstance(message, SampleRequest) and (dialect.stop_as_list or dialect.max_tokens is not None):
+        message = msgspec.structs.replace(message, sampling_params=_explicit(message.sampling_params, dialect))
+    return encode_json(
+        message,
+        omit_none=not route.sends_null,
+        minimal=dialect.minimal and not route.sends_null,
+        dropped=[path for name, path in dialect.dropped if name in (asked, route.name)],
+    )
+
+
+def _explicit(params: SamplingParams, dialect: Dialect) -> SamplingParams:
+    return msgspec.structs.replace(
+        params,
+        stop=[params.stop] if dialect.stop_as_list and isinstance(params.stop, str) else params.stop,
+        max_tokens=dialect.max_tokens if params.max_tokens is None else params.max_tokens,
+    )
 
 
 def _protobuf_body(message: Any, compress: bool, headers: dict[str, str]) -> bytes:
@@ -274,4 +316,6 @@ def _pairs(name: str, value: object) -> list[tuple[str, str]]:
 
 
 def _word(value: object) -> str:
+    if isinstance(value, datetime):
+        return str(msgspec.to_builtins(value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -18,8 +18,8 @@ class Request(msgspec.Struct):
         headers: as they will be sent.
         body: the bytes, empty when there is none.
         timeout: seconds to wait for the whole answer.
-        pool: the connections to use (protocol 1.4): ``session``, ``train``, ``sample``, ``retrieve_promise`` or
-            ``telemetry``.
+        pool: the connections to use (protocol 1.4): ``session``, ``train``, ``sample``, ``retrieve_promise``,
+            ``retrieve_futures``, ``auth``, ``telemetry``, or ``rest_support_redirect``, where redirects are followed.
     """
 
     method: str

@@ -17,7 +17,8 @@ from tinkex_actors.types import (
     RequestFailedResponse,
     TryAgainResponse,
 )
-from tinkex_actors.wire import _json
+from tinkex_actors.wire._read_json import decode_json
+from tinkex_actors.wire._write_json import encode_json
 from tinkex_actors.wire.exchange import Request, Response, header
 from tinkex_actors.wire.routes import PREFIX, ROUTES, Route
 
@@ -65,9 +66,15 @@ def decode_request(route: Route, request: Request) -> Any:
     """
     if route.request is None:
         return None
+    message = _decode_message(route, request)
+    given = {field: header(request.headers, name) for field, name in route.header_fields.items()}
+    return msgspec.structs.replace(message, **{k: v for k, v in given.items() if v}) if any(given.values()) else message
+
+
+def _decode_message(route: Route, request: Request) -> Any:
     if route.method == "GET":
         entries = dict(parse_qsl(request.path.partition("?")[2]))
-        return _json.decode_json(route.request, msgspec.json.encode(entries))
+        return decode_json(route.request, msgspec.json.encode(entries))
     body = _plain_body(request)
     if PROTOBUF_TYPE in header(request.headers, "content-type"):
         if not route.protobuf_request:
@@ -76,7 +83,7 @@ def decode_request(route: Route, request: Request) -> Any:
 
         message = decode_protobuf(route.request, body)
     else:
-        message = _json.decode_json(route.request, body)
+        message = decode_json(route.request, body)
     if route.name == "forward" and isinstance(message, ForwardBackwardRequest):
         return msgspec.structs.replace(message, forward_only=True)
     return message
@@ -86,13 +93,16 @@ def encode_response(route: Route, message: Any, status: int = 200) -> Response:
     """Return a direct answer, or the promise of an asynchronous endpoint, as JSON.
 
     Args:
-        route: the endpoint; where nobody looks at its answer, ``message`` may be None.
+        route: the endpoint; where nobody looks at its answer, ``message`` may be None. Of a ``located`` one the answer
+            is a redirect, whatever ``status`` says.
         message: of ``route.response``'s type.
         status: the HTTP status.
 
     Raises:
         LocalWireError: the message has no JSON form.
     """
+    if route.located:
+        return _redirect(message)
     return _json_response({} if message is None else message, status)
 
 
@@ -175,7 +185,15 @@ def _plain_body(request: Request) -> bytes:
 
 
 def _json_response(message: Any, status: int) -> Response:
-    return _response(_json.encode_json(message, finite=False), JSON_TYPE, status)
+    return _response(encode_json(message, finite=False), JSON_TYPE, status)
+
+
+def _redirect(message: Any) -> Response:
+    response = _json_response(message, 302)
+    response.headers["location"] = message.url
+    if message.expires is not None:
+        response.headers["expires"] = message.expires
+    return response
 
 
 def _response(body: bytes, content_type: str, status: int) -> Response:

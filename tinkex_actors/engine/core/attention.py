@@ -7,7 +7,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from tinkex_actors.engine.core.architecture import ModelConfig
+from tinkex_actors.engine.core.architecture import ModelConfig, RopeScaling
 
 __all__ = ["attend_cached", "attend_causal", "rotary_tables", "rotate"]
 
@@ -19,8 +19,22 @@ _MASKED = -1e30
 def rotary_tables(positions: jax.Array, config: ModelConfig) -> tuple[jax.Array, jax.Array]:
     """Return cosines and sines, float32 ``[N, 1, head_dim / 2]``, of the rotary angles at integer positions ``[N]``."""
     half = jnp.arange(0, config.head_dim, 2, dtype=jnp.float32) / config.head_dim
-    angles = positions[:, None, None].astype(jnp.float32) * config.theta ** (-half)
+    frequencies = config.theta ** (-half)
+    if config.rope_scaling is not None:
+        frequencies = _stretched(frequencies, config.rope_scaling)
+    angles = positions[:, None, None].astype(jnp.float32) * frequencies
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def _stretched(frequencies: jax.Array, scaling: RopeScaling) -> jax.Array:
+    if scaling.kind == "linear":
+        return frequencies / scaling.factor
+    # Llama 3.1: with r turns over the original context, the share of the unscaled frequency goes from 0 to 1 as r goes
+    # from low_freq_factor to high_freq_factor.
+    turns = scaling.original_context * frequencies / (2 * math.pi)
+    share = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    share = jnp.clip(share, 0.0, 1.0)
+    return (1 - share) * frequencies / scaling.factor + share * frequencies
 
 
 def rotate(x: jax.Array, tables: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -52,7 +66,7 @@ def attend_causal(
         before: rotated keys and values ``[P, kv_heads, head_dim]`` of a prefix that all rows share and see whole.
 
     Returns:
-        float32 ``[rows * T, hidden]``.
+        float32 ``[rows * T, heads * head_dim]``.
     """
     length = q.shape[0] // rows
     shared = 0 if before is None else before[0].shape[0]
@@ -78,7 +92,7 @@ def attend_causal(
         end = min(start + _QUERY_BLOCK, length)
         parts.append(run(q[:, :, :, start:end], k[:, :, : shared + end], v[:, :, : shared + end]))
     mixed = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=3)
-    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows * length, config.hidden)
+    return mixed.transpose(0, 3, 1, 2, 4).reshape(rows * length, config.query_width)
 
 
 def _after_prefix(prefix: jax.Array, own: jax.Array) -> jax.Array:
@@ -104,10 +118,10 @@ def attend_cached(
         config: the model's shape.
 
     Returns:
-        float32 ``[rows, hidden]``.
+        float32 ``[rows, heads * head_dim]``.
     """
     rows, capacity = k.shape[:2]
     q = q.reshape(rows, config.kv_heads, config.heads // config.kv_heads, config.head_dim)
     scores = jnp.einsum("bkgd,bskd->bkgs", q, k) * (1.0 / math.sqrt(config.head_dim))
     weights = jax.nn.softmax(jnp.where(jnp.arange(capacity) <= position, scores, _MASKED), axis=-1)
-    return jnp.einsum("bkgs,bskd->bkgd", weights, v).reshape(rows, config.hidden)
+    return jnp.einsum("bkgs,bskd->bkgd", weights, v).reshape(rows, config.query_width)

@@ -136,8 +136,9 @@ def next_hidden(
 
 
 def logits(weights: Weights, lora: Lora | None, hidden: jax.Array) -> jax.Array:
-    """Return float32 ``[N, vocab]``: the tied head, plus the unembedding adapter where there is one."""
-    out = lax.dot_general(hidden, weights.embedding, (((1,), (1,)), ((), ())))
+    """Return float32 ``[N, vocab]``: the head, plus the unembedding adapter where there is one."""
+    head = weights.embedding if weights.head is None else weights.head
+    out = lax.dot_general(hidden, head, (((1,), (1,)), ((), ())))
     if lora is not None and "unembed" in lora.pairs:
         pair = lora.pairs["unembed"]
         out = out + ((hidden @ pair.a) @ pair.b) * lora.scale
@@ -160,18 +161,22 @@ def _layer(
 ) -> tuple[jax.Array, S]:
     count = x.shape[0]
     h = _rms_norm(x, layer.attn_norm, config.eps)
-    q = _linear(h, layer.q, lora, "q").reshape(count, config.heads, config.head_dim)
-    k = _linear(h, layer.k, lora, "k").reshape(count, config.kv_heads, config.head_dim)
-    v = _linear(h, layer.v, lora, "v").reshape(count, config.kv_heads, config.head_dim)
+    q = _linear(h, layer.q, lora, "q", layer.q_bias).reshape(count, config.heads, config.head_dim)
+    k = _linear(h, layer.k, lora, "k", layer.k_bias).reshape(count, config.kv_heads, config.head_dim)
+    v = _linear(h, layer.v, lora, "v", layer.v_bias).reshape(count, config.kv_heads, config.head_dim)
+    if layer.q_norm is not None and layer.k_norm is not None:
+        q, k = _rms_norm(q, layer.q_norm, config.eps), _rms_norm(k, layer.k_norm, config.eps)
     mixed, state = attend(rotate(q, tables), rotate(k, tables), v)
-    x = x + _linear(mixed, layer.o, lora, "o")
+    x = x + _linear(mixed, layer.o, lora, "o", layer.o_bias)
     h = _rms_norm(x, layer.ffn_norm, config.eps)
     gated = jax.nn.silu(_linear(h, layer.gate, lora, "gate")) * _linear(h, layer.up, lora, "up")
     return x + _linear(gated, layer.down, lora, "down"), state
 
 
-def _linear(x: jax.Array, weight: jax.Array, lora: Lora | None, name: str) -> jax.Array:
+def _linear(x: jax.Array, weight: jax.Array, lora: Lora | None, name: str, bias: jax.Array | None = None) -> jax.Array:
     y = x @ weight
+    if bias is not None:
+        y = y + bias
     if lora is not None and name in lora.pairs:
         pair = lora.pairs[name]
         y = y + ((x @ pair.a) @ pair.b) * lora.scale

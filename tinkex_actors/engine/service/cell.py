@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
+from tinkex_actors.engine.models.place import place_of
 from tinkex_actors.engine.service.naming import names_of
 from tinkex_actors.engine.service.state.jobs import Job, JobQueue, blame
 from tinkex_actors.engine.service.state.promises import Promise, Promises
@@ -51,7 +52,7 @@ class EngineCell:
     """The state of one engine, and the changes to it. All methods run on the loop, unless they say otherwise.
 
     Args:
-        name: the base model's name.
+        asked: the base model: a name of the catalogue, or the path of a folder.
         system: clock, seeded generator and executors.
         config: where the store and the cache are.
 
@@ -61,12 +62,14 @@ class EngineCell:
         stopped: whether it will compute no more.
     """
 
-    def __init__(self, name: str, *, system: ActorSystem, config: Config) -> None:
-        self.names = names_of(name)
-        self.name = name
+    def __init__(self, asked: str, *, system: ActorSystem, config: Config) -> None:
+        place = place_of(asked)
+        self.names = names_of(asked)
+        self.asked = asked
+        self.name = place.name
         self.system = system
         self.cache_dir: Path = config.cache_dir
-        self.store = Store(config.engine_store / name)
+        self.store = Store(config.engine_store / place.store_name)
         self.sessions = Sessions()
         self.promises = Promises()
         self.models: dict[str, Model] = {}
@@ -95,18 +98,15 @@ class EngineCell:
         """Return the numeric core, loading it first if need be. Compute thread only: this is where JAX is imported.
 
         Raises:
-            ConfigError: no such model, its weights are not on this machine, or the cache cannot be used.
+            ConfigError: no such model, or its weights are not on this machine or cannot be read.
         """
         if self._core is None:
             from tinkex_actors.engine.service.compute import Core
 
             try:
-                self._core = Core.load(self.name, self.cache_dir)
+                self._core = Core.load(self.asked, self.cache_dir)
             except OSError as error:
-                raise ConfigError(
-                    f"model {self.name}: the cache {self.cache_dir} cannot be used ({error}). Make it writable, or set "
-                    "TINKEX_CACHE_DIR to another folder."
-                ) from error
+                raise ConfigError(f"model {self.asked}: its files cannot be read ({error}).") from error
         return self._core
 
     async def tokenizer(self) -> Tokenizer:
@@ -118,28 +118,24 @@ class EngineCell:
 
     # --- the base model --------------------------------------------------------------------------------------------
     async def catalogue_record(self) -> ModelRecord:
-        """Return what the catalogue knows of the engine's model.
+        """Return what is known of the engine's model without loading it.
 
         Raises:
-            ConfigError: the catalogue has no such model.
+            ConfigError: there is no such model, or the engine cannot run it.
         """
-        records = await self.on_disk(_catalogue, self.cache_dir)
-        for record in records:
-            if record.name == self.name:
-                return record
-        raise ConfigError(f"model {self.name!r}: no such local model; there are {', '.join(r.name for r in records)}")
+        return await self.on_disk(_describe, self.asked, self.cache_dir)
 
     async def check_usable(self) -> None:
         """Refuse an engine that could never compute.
 
         Raises:
-            ConfigError: the catalogue has no such model, or packages that compute are not installed.
+            ConfigError: no such model, or packages that compute are not installed.
             ModelNotInstalledError: its weights are not on this machine.
         """
         record = await self.catalogue_record()
         if missing := await self.on_disk(_missing_packages):
             raise ConfigError(
-                f"local://{self.name} needs {' and '.join(missing)}, which the plain package does not bring. "
+                f"local://{self.asked} needs {' and '.join(missing)}, which the plain package does not bring. "
                 "Run: pip install 'tinkex-actors[local]'"
             )
         if not record.installed:
@@ -327,11 +323,11 @@ class EngineCell:
             self.promises.fail(promise, _CLOSED, "server")
 
 
-def _catalogue(cache_dir: Path) -> list[ModelRecord]:
+def _describe(asked: str, cache_dir: Path) -> ModelRecord:
     # The import reads files too, and so belongs on the thread.
-    from tinkex_actors.engine.models.catalog import model_names
+    from tinkex_actors.engine.models.catalog import describe
 
-    return model_names(cache_dir=cache_dir)
+    return describe(asked, cache_dir=cache_dir)
 
 
 def _missing_packages() -> list[str]:

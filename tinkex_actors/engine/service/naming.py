@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from tinkex_actors.engine.models.place import place_of
+
 __all__ = ["ModelNames", "names_of"]
 
 
@@ -11,13 +13,12 @@ class ModelNames(msgspec.Struct, frozen=True):
     """The names of one model.
 
     Attributes:
-        name: the catalogue's, as in ``local://NAME``.
-        architecture: the family of decoder.
-        hugging_face: where the same weights and their tokenizer are published, or None.
+        name: the catalogue's, as in ``local://NAME``, or that of the model's folder.
+        hugging_face: what ``transformers`` finds the same weights and their tokenizer by: where they are published, or
+            the folder's path. None for neither.
     """
 
     name: str
-    architecture: str = "llama"
     hugging_face: str | None = None
 
     @property
@@ -33,6 +34,9 @@ class ModelNames(msgspec.Struct, frozen=True):
 _KNOWN = {"smollm2-135m": ModelNames("smollm2-135m", hugging_face="HuggingFaceTB/SmolLM2-135M-Instruct")}
 
 
-def names_of(name: str) -> ModelNames:
-    """Return the names of a catalogue model."""
-    return _KNOWN.get(name) or ModelNames(name)
+def names_of(asked: str) -> ModelNames:
+    """Return the names of a model of the catalogue, or of a folder."""
+    place = place_of(asked)
+    if place.folder is not None:
+        return ModelNames(place.name, hugging_face=str(place.folder))
+    return _KNOWN.get(asked) or ModelNames(asked)

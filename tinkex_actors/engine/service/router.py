@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from tinkex_actors.engine.service import archive, front, sampling, saving, training
+from tinkex_actors.engine.service import differences
 from tinkex_actors.engine.service.call import Call
+from tinkex_actors.engine.service.handlers import archive, front, polls, sampling, saving, sessions, training
 from tinkex_actors.engine.service.rescue import numbers_of
 from tinkex_actors.errors import APIStatusError, BadRequestError, ConfigError, InputError, WireError
 from tinkex_actors.runtime.log import Logger
@@ -28,39 +29,11 @@ __all__ = ["HANDLERS", "handle"]
 _log = Logger("tinkex_actors.engine")
 
 HANDLERS: Mapping[str, Handler] = {
-    handler.__name__: handler
-    for handler in (
-        archive.delete_checkpoint,
-        archive.get_training_run,
-        archive.list_checkpoints,
-        archive.list_training_runs,
-        archive.list_user_checkpoints,
-        archive.weights_info,
-        front.client_config,
-        front.create_session,
-        front.dynamic_config,
-        front.finish_session,
-        front.get_server_capabilities,
-        front.healthz,
-        front.retrieve_future,
-        front.session_heartbeat,
-        front.telemetry,
-        sampling.asample,
-        sampling.create_sampling_session,
-        sampling.get_sampler,
-        saving.save_weights,
-        saving.save_weights_for_sampler,
-        training.create_model,
-        training.forward_backward,
-        training.get_info,
-        training.load_weights,
-        training.optim_step,
-        training.unload_model,
-    )
+    name: getattr(module, name)
+    for module in (archive, front, polls, sampling, saving, sessions, training)
+    for name in module.__all__
 } | {"forward": training.forward_backward}
-
-# What each dialect does not have: older servers have no configuration, newer ones no separate forward.
-_ABSENT = {"hosted": frozenset({"forward"}), "json": frozenset({"client_config", "dynamic_config"})}
+"""By the name of the route: every public function of the handlers' modules."""
 
 
 async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> Response:
@@ -70,15 +43,24 @@ async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> 
         ConfigError: the engine cannot work at all as it is set up; there is no status for that.
     """
     found = match(request)
-    absent = _ABSENT[options.dialect.name]
-    if found is None or found[0].name in absent or found[0].name not in HANDLERS:
+    if found is None or options.lacks(found[0].name) or found[0].name not in HANDLERS:
         return encode_error(404, f"No route {request.method} {request.path.partition('?')[0]} on this engine.")
     route, path = found
     if options.strict and route.name != "healthz" and not header(request.headers, "x-api-key"):
         return encode_error(401, "No API key. Send any key in X-API-Key: this engine is strict and wants one.")
+    response = differences.provoked(route, request, options, cell.now())
+    if response is None:
+        response = await _answer(cell, differences.incoming(request, options), route, path, options)
+    return differences.outgoing(route, response, options)
+
+
+async def _answer(
+    cell: EngineCell, request: Request, route: Route, path: dict[str, str], options: EngineOptions
+) -> Response:
+    if refused := differences.refusal(route, request, options):
+        return refused
     try:
-        call = _decode(cell, request, route, path, options)
-        answer = await HANDLERS[route.name](cell, call)
+        answer = await HANDLERS[route.name](cell, _decode(cell, request, route, path, options))
     except APIStatusError as error:
         return _refusal(error)
     except InputError as error:
@@ -95,8 +77,6 @@ async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> 
 
 
 def _decode(cell: EngineCell, request: Request, route: Route, path: dict[str, str], options: EngineOptions) -> Call:
-    if "protobuf" in header(request.headers, "content-type") and not options.dialect.protobuf:
-        raise APIStatusError("This engine speaks JSON only. Send application/json.", status_code=415)
     try:
         message = decode_request(route, request)
     except (WireError, InputError) as error:

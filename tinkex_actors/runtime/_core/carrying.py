@@ -18,12 +18,13 @@ def committing(attribute: str) -> Wrap:
     """
 
     def wrap(handler: Handler[..., Any]) -> Handler[..., Any]:
-        return handler.around(_async_around(handler) if handler.is_async else _around(handler))
+        around = _async_around if handler.is_async else _around
+        return handler.around(around(handler, attribute))
 
     return wrap
 
 
-def _around(handler: Handler[..., Any]) -> Callable[..., Any]:
+def _around(handler: Handler[..., Any], attribute: str) -> Callable[..., Any]:
     inner = handler.function
     answers: tuple[type[Exception], ...] = (Reject, *handler.raises)
 
@@ -31,15 +32,15 @@ def _around(handler: Handler[..., Any]) -> Callable[..., Any]:
         try:
             result = inner(self, *args, **kwargs)
         except answers:
-            commit(self._cell)
+            commit(self._cell, attribute)
             raise
-        commit(self._cell)
+        commit(self._cell, attribute)
         return result
 
     return function
 
 
-def _async_around(handler: Handler[..., Any]) -> Callable[..., Any]:
+def _async_around(handler: Handler[..., Any], attribute: str) -> Callable[..., Any]:
     inner = handler.function
     answers: tuple[type[Exception], ...] = (Reject, *handler.raises)
 
@@ -47,23 +48,20 @@ def _async_around(handler: Handler[..., Any]) -> Callable[..., Any]:
         try:
             result = await inner(self, *args, **kwargs)
         except answers:
-            commit(self._cell)
+            commit(self._cell, attribute)
             raise
-        commit(self._cell)
+        commit(self._cell, attribute)
         return result
 
     return function
 
 
-def commit(cell: Cell) -> None:
+def commit(cell: Cell, attribute: str) -> None:
     """Remember the carried attribute as it is now."""
-    attribute = cell.kind.policy.carry
-    if attribute is not None:
-        cell.more().carried = (getattr(cell.actor, attribute),)
+    cell.more().carried = (getattr(cell.actor, attribute),)
 
 
-def hand_over(cell: Cell) -> None:
+def hand_over(cell: Cell, attribute: str) -> None:
     """Give a new incarnation what the last one had committed."""
-    attribute = cell.kind.policy.carry
-    if attribute is not None and cell.rare is not None and cell.rare.carried:
+    if cell.rare is not None and cell.rare.carried:
         setattr(cell.actor, attribute, cell.rare.carried[0])

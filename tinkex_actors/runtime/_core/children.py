@@ -138,7 +138,8 @@ class Children:
                 self._group = self.owner.system.track(self._restart_group(), f"{self.owner.name}.restart")
 
     def _operate(self, cell: Cell, operation: Coroutine[Any, Any, None]) -> None:
-        cell.lifecycle = self.owner.system.track(operation, f"{cell.name}.lifecycle")
+        task = cell.lifecycle = self.owner.system.track(operation, f"{cell.name}.lifecycle")
+        task.add_done_callback(lambda task: _operated(cell, task))
 
     async def _leave(self, cell: Cell, reason: ExitReason) -> None:
         """A child that is not to come back."""
@@ -270,9 +271,6 @@ class Children:
                 return
             if cell.state != SUSPENDED:
                 continue
-            if cell.fate is not None:
-                await self._end(cell, cell.fate, cell.fate)
-                continue
             cell.incarnation += 1
             failure = await self._begin_again(cell, reasons.get(cell) or GROUP_RESTART, begin(cell))
             if failure is not None:
@@ -379,13 +377,23 @@ class Children:
             else:
                 self.stop(cell, reason)
             if cell.state != DEAD:
-                await ended(cell)
+                await end_of(cell)
 
     def removed(self, cell: Cell) -> None:
         """Free a buried child's name."""
-        if self.cells.get(cell.name) is cell:
-            del self.cells[cell.name]
+        del self.cells[cell.name]
         self._pending.pop(cell, None)
+
+
+def _operated(cell: Cell, task: asyncio.Task[None]) -> None:
+    """Bury a cell whose operation was cut off, for somebody may wait for its end.
+
+    The end of the loop cancels operations, as it does every task; an exit of a hook (``sys.exit`` in ``init``) leaves
+    through them.
+    """
+    if cell.lifecycle is task and cell.state != DEAD:
+        error = None if task.cancelled() else task.exception()
+        bury(cell, Killed("the event loop ended") if error is None else Crashed(error))
 
 
 def _cause(reason: ExitReason) -> BaseException | None:
@@ -394,9 +402,3 @@ def _cause(reason: ExitReason) -> BaseException | None:
     if isinstance(reason, Shutdown) and isinstance(reason.why, BaseException):
         return reason.why
     return None
-
-
-async def ended(cell: Cell) -> None:
-    """Wait until a cell is buried."""
-    if cell.state != DEAD:
-        await end_of(cell)

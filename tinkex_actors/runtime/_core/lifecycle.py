@@ -84,8 +84,9 @@ async def undo(cell: Cell, error: BaseException) -> NoReturn:
 def _begun(cell: Cell) -> None:
     if cell.ending is not None or cell.fate is not None:
         raise ActorStoppedError(f"{cell.path} was stopped while it started.", actor=cell.path)
-    if cell.kind.policy.carry is not None:
-        commit(cell)
+    carried = cell.kind.policy.carry
+    if carried is not None:
+        commit(cell, carried)
 
 
 def _open(cell: Cell) -> None:
@@ -115,8 +116,9 @@ def _construct(cell: Cell) -> None:
     actor._cell = cell
     context.run(actor.__init__, *spec.args, **spec.kwargs)
     cell.actor = actor
-    if cell.kind.policy.carry is not None:
-        hand_over(cell)
+    carried = cell.kind.policy.carry
+    if carried is not None:
+        hand_over(cell, carried)
 
 
 async def _run_init(cell: Cell) -> None:
@@ -138,8 +140,7 @@ async def _run_init(cell: Cell) -> None:
         await _until_done(task, CANCEL_PATIENCE_SECONDS)
         raise
     finally:
-        if cell.task is task:
-            cell.task = None
+        cell.task = None
 
 
 def _hook_task(cell: Cell, awaitable: Any, hook: str) -> asyncio.Task[Any]:
@@ -189,8 +190,7 @@ async def halt(
     if rare is not None:
         await _end_tasks(cell)
         for watched in rare.watching:
-            if watched.rare is not None:
-                watched.rare.monitors.pop(cell, None)
+            watched.more().monitors.pop(cell, None)
         rare.watching.clear()
     rest(cell)
 
@@ -220,7 +220,9 @@ async def _run_on_stop(cell: Cell, reason: ExitReason, deadline: float) -> None:
             cell.task = None
             if not task.done() or task.cancelled():
                 return
-            task.result()
+            failure = task.exception()
+            if failure is not None:  # if it is an exit, the hook's own task has let it leave the loop
+                cell.system.crashed(cell, failure, "on_stop")
     except Exception as error:
         cell.system.crashed(cell, error, "on_stop")
 
@@ -309,8 +311,9 @@ def bury(cell: ActorRef[Any] | Cell, reason: ExitReason) -> None:
     system = cell.system
     system.forget(cell)
     parent = cell.parent
-    if parent is not None and parent.family is not None:
-        parent.family.removed(cell)
+    assert parent is not None
+    assert parent.family is not None
+    parent.family.removed(cell)
     if system.events.active:
         system.events.publish(
             ActorStopped(path=cell.path, at=system.now(), incarnation=cell.incarnation, reason=reason)
@@ -321,13 +324,11 @@ def bury(cell: ActorRef[Any] | Cell, reason: ExitReason) -> None:
     down = Down(ref=cell, reason=reason, incarnation=cell.incarnation)  # type: ignore[arg-type]
     monitors, rare.monitors = rare.monitors, {}
     for watcher in monitors:
-        if watcher.rare is not None:
-            watcher.rare.watching.pop(cell, None)
+        watcher.more().watching.pop(cell, None)
         _tell(watcher, "on_down", down)
     links, rare.links = rare.links, {}
     for other in links:
-        if other.rare is not None:
-            other.rare.links.pop(cell, None)
+        other.more().links.pop(cell, None)
         if other.kind.hooks["on_exit"] is not None:
             _tell(other, "on_exit", down)
         elif not isinstance(reason, Normal):
@@ -362,5 +363,5 @@ def end_of(cell: Cell) -> asyncio.Future[ExitReason]:
 
 def _tell(cell: Cell, hook: str, notice: Down | Restarted) -> None:
     handler = cell.kind.hooks[hook]
-    if handler is not None and cell.state != DEAD:
-        cell.post((handler, notice))
+    assert handler is not None
+    cell.post((handler, notice))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tinkex_actors.errors import ActorRestartedError, ActorStoppedError, RestartsExhaustedError
-from tinkex_actors.runtime._core.cell import AWAY, CLOSED, DEAD, IDLE, Cell
+from tinkex_actors.runtime._core.cell import AWAY, CLOSED, IDLE, Cell
 from tinkex_actors.runtime._core.messages import Handler, Last, Message, Reply, Retried
 from tinkex_actors.runtime.exits import Crashed, ExitReason, NoActor, Normal, Shutdown
 
@@ -148,8 +148,10 @@ def close_and_drain(cell: Cell, reason: ExitReason) -> bool:
 
 
 def _stop(cell: Cell, reason: ExitReason) -> None:
-    if cell.state != DEAD and cell.parent is not None and cell.parent.family is not None:
-        cell.parent.family.stop(cell, reason)
+    parent = cell.parent
+    assert parent is not None
+    assert parent.family is not None
+    parent.family.stop(cell, reason)
 
 
 def last(_: Any, cell: Cell, reason: ExitReason, alarm: Any) -> None:

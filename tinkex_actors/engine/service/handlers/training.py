@@ -200,9 +200,10 @@ async def optim_step(cell: EngineCell, call: Call) -> UntypedAPIFuture:
 async def get_info(cell: EngineCell, call: Call) -> GetInfoResponse:
     """Describe a model."""
     model = cell.model(call.message.model_id)
+    record = await cell.catalogue_record()
     return GetInfoResponse(
         model_data=ModelData(
-            arch=cell.names.architecture, model_name=model.base_model, tokenizer_id=cell.names.tokenizer_id
+            arch=record.architecture, model_name=model.base_model, tokenizer_id=cell.names.tokenizer_id
         ),
         model_id=model.model_id,
         type="get_info",

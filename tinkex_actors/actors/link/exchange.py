@@ -6,12 +6,14 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from tinkex_actors.actors.link.speech import Speech
 from tinkex_actors.config import SDK_VERSION
 from tinkex_actors.errors import APIConnectionError, APIStatusError
 from tinkex_actors.machines.retry import Failure, RetryPolicy, decide
 from tinkex_actors.runtime.log import Logger
-from tinkex_actors.wire import dialect as dialects
+from tinkex_actors.types import FutureRetrieveRequest
 from tinkex_actors.wire.client import base_headers, decode_poll, decode_response, encode_request, poll_request
+from tinkex_actors.wire.routes import ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -31,7 +33,6 @@ PATIENT = RetryPolicy()
 
 # What a route without a limit of its own has (protocol 1.1); `Config.timeout` stands in for it.
 _ORDINARY_TIMEOUT = 60.0
-_UNSUPPORTED_MEDIA_TYPE = 415
 _log = Logger("tinkex_actors.http")
 
 
@@ -44,8 +45,7 @@ class Link:
         system: clock and seeded generator.
 
     Attributes:
-        dialect: what the server speaks; found by the session actor, then fixed, except that a server that refuses
-            protobuf (415) is spoken to in JSON from then on.
+        speech: what was found out about the server, and the dialect that follows.
         compress: send training batches as zstd (the server's flag ``proto_compress_fwdbwd``).
     """
 
@@ -53,9 +53,14 @@ class Link:
         self.transport = transport
         self.config = config
         self.system = system
-        self.dialect: Dialect = dialects.HOSTED
+        self.speech = Speech(config.shown_url, system=system)
         self.compress = False
         self._headers = base_headers(config.api_key, SDK_VERSION)
+
+    @property
+    def dialect(self) -> Dialect:
+        """What the server speaks, as far as it is known; begun by the session actor, corrected by refusals."""
+        return self.speech.dialect
 
     async def exchange(
         self,
@@ -77,23 +82,26 @@ class Link:
             APIStatusError: the server's last word, when the policy gives up.
             APIConnectionError: no answer, when the policy gives up.
             RemoteWireError: an answer that cannot be read.
+            UnsupportedByServerError: the server lacks the route, or what this message asks of it.
         """
         started = self.system.loop.time()
         key = idempotency_key or f"stainless-python-retry-{uuid.uuid4()}"
         attempt = 0
+        before: APIStatusError | None = None
         while True:
+            dialect, compressed = self.speech.dialect, self._compressing
             try:
                 response = await self._send(route, message, path or {}, query or {}, attempt, key)
-                return decode_response(route, response)
+                answer = decode_response(route, response)
+                self.speech.understood(route, dialect, compressed=compressed)
+                return answer
             except APIStatusError as error:
-                if error.status_code == _UNSUPPORTED_MEDIA_TYPE and self.dialect.protobuf:
-                    self.dialect = dialects.JSON
-                    _log.info("dialect.changed", route=route.name, reason="415 to protobuf", dialect=self.dialect.name)
+                left = self.speech.learn(route, message, dialect, error, compressed=compressed, before=before)
+                if left is None:
+                    before = error
                     continue
-                failure = Failure(
-                    status=error.status_code, retry_after=error.retry_after, should_retry=error.should_retry
-                )
-                problem: Exception = error
+                failure = Failure(status=left.status_code, retry_after=left.retry_after, should_retry=left.should_retry)
+                problem: Exception = left
             except APIConnectionError as error:
                 failure, problem = Failure(status=None), error
             elapsed = self.system.loop.time() - started
@@ -113,22 +121,33 @@ class Link:
         self, request_id: str, route: Route, *, iteration: int, allow_metadata_only: bool, roundtrip: float | None
     ) -> PollAnswer:
         """Ask once for a promise's result (protocol part 4); raises what the transport and the status say."""
-        request = poll_request(
-            request_id,
-            route,
-            self.dialect,
-            iteration=iteration,
-            allow_metadata_only=allow_metadata_only,
-            roundtrip=roundtrip,
-        )
-        request.headers = self._headers | request.headers
-        request.timeout = self.config.poll_timeout
-        request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
-        return decode_poll(route, await self._carry(request), self.dialect)
+        while True:
+            dialect = self.speech.dialect
+            request = poll_request(
+                request_id,
+                route,
+                dialect,
+                iteration=iteration,
+                allow_metadata_only=allow_metadata_only,
+                roundtrip=roundtrip,
+            )
+            request.headers = self._headers | request.headers
+            request.timeout = self.config.poll_timeout
+            request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
+            try:
+                return decode_poll(route, await self._carry(request), dialect)
+            except APIStatusError as error:
+                asked = FutureRetrieveRequest(request_id=request_id, allow_metadata_only=allow_metadata_only)
+                if self.speech.learn(ROUTES["retrieve_future"], asked, dialect, error) is not None:
+                    raise
 
     async def pause(self, seconds: float) -> None:
         """Wait on the system's clock."""
         await self.system.sleep(seconds)
+
+    @property
+    def _compressing(self) -> bool:
+        return self.compress and self.speech.found.zstd
 
     async def _send(
         self,
@@ -143,10 +162,10 @@ class Link:
         if route.method != "GET":
             headers["X-Idempotency-Key"] = key
         request = encode_request(
-            route, message, self.dialect, path=path, query=query, headers=headers, compress=self.compress
+            route, message, self.dialect, path=path, query=query, headers=headers, compress=self._compressing
         )
         if route.timeout == _ORDINARY_TIMEOUT:
-            request.timeout = self.config.timeout
+            request.timeout = self.config.exchange_timeout
         request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
         return await self._carry(request)
 

@@ -84,7 +84,7 @@ async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
             return core.sample(_weights(cell, core, sampler), message, seed, ids, job.should_stop)
 
         cell.enqueue(Job(promise, compute, lambda response: response))
-    shown = ids if call.options.dialect.sample_sequence_ids else None
+    shown = None if call.options.lacks("sample_sequence_ids") else ids
     return UntypedAPIFuture(request_id=request_id, sample_sequence_ids=shown)
 
 

@@ -1,0 +1,8 @@
+"""Settings: one immutable :class:`Config`, and the only reader of the environment."""
+
+from tinkex_actors.config.breaker import BreakerConfig
+from tinkex_actors.config.redaction import without_credentials
+from tinkex_actors.config.retry import RetryConfig
+from tinkex_actors.config.settings import DEFAULT_BASE_URL, SDK_VERSION, Config
+
+__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "BreakerConfig", "Config", "RetryConfig", "without_credentials"]

@@ -1,0 +1,52 @@
+"""Handlers for what a server says about itself, and for what it is told about its clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tinkex_actors.types import (
+    ClientConfigResponse,
+    ClientDynamicConfigResponse,
+    GetServerCapabilitiesResponse,
+    HealthResponse,
+    SupportedModel,
+    TelemetryResponse,
+)
+
+if TYPE_CHECKING:
+    from tinkex_actors.engine.service.call import Call
+    from tinkex_actors.engine.service.cell import EngineCell
+
+__all__ = ["client_config", "dynamic_config", "get_server_capabilities", "healthz", "telemetry"]
+
+
+async def client_config(cell: EngineCell, call: Call) -> ClientConfigResponse:
+    """Answer the flags a client starts with: no proprietary transport, chunks in parallel, plain API keys."""
+    return ClientConfigResponse(use_pyqwest_transport=False, parallel_fwdbwd_chunks=True, pjwt_auth_enabled=False)
+
+
+async def dynamic_config(cell: EngineCell, call: Call) -> ClientDynamicConfigResponse:
+    """Answer the flags a client reads again."""
+    return ClientDynamicConfigResponse()
+
+
+async def get_server_capabilities(cell: EngineCell, call: Call) -> GetServerCapabilitiesResponse:
+    """Answer the one model this engine serves."""
+    record = await cell.catalogue_record()
+    model = SupportedModel(
+        model_name=cell.name,
+        max_context_length=record.context_length,
+        trainable=record.installed,
+        sampleable=record.installed,
+    )
+    return GetServerCapabilitiesResponse(supported_models=[model])
+
+
+async def healthz(cell: EngineCell, call: Call) -> HealthResponse:
+    """Say that the engine is up."""
+    return HealthResponse()
+
+
+async def telemetry(cell: EngineCell, call: Call) -> TelemetryResponse:
+    """Accept a batch. The engine keeps none of it."""
+    return TelemetryResponse()

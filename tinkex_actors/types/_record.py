@@ -1,0 +1,332 @@
+"""What all plain records share: fields checked where the record is made, and a representation that stays short.
+
+A record's annotations are its rules. The checks of a class are compiled from them once, at its first instance; the
+usual value of a field then costs one look at its type.
+"""
+
+from __future__ import annotations
+
+import operator
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
+from functools import lru_cache
+from numbers import Integral, Real
+from typing import Any, ClassVar, Final, Literal, NamedTuple, Union
+
+import msgspec
+import numpy as np
+
+from tinkex_actors.errors import InputError
+
+__all__ = ["Record", "as_number", "check_fields", "short"]
+
+_MISSING: Final = object()
+_SHOWN_TEXT: Final = 80
+_SHOWN_ITEMS: Final = 6
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Base of the plain records.
+
+    Making one checks every field against its annotation. Numbers of numpy and JAX become Python's, tuples and other
+    sequences become lists; everything else must be what the annotation says.
+
+    Raises:
+        InputError: naming the record, the field, what was expected and what came.
+    """
+
+    # Fields whose value no representation shows.
+    _secrets: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={text}" for name, text in _shown_fields(self))
+        return f"{type(self).__name__}({shown})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [(name, _Verbatim(text)) for name, text in _shown_fields(self)]
+
+
+class _Verbatim:
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+# --- checking ------------------------------------------------------------------------------------------------------
+class _Mismatch(Exception):
+    """The value is not what the annotation says; the text says which part, when it is a part."""
+
+
+class _Rule(NamedTuple):
+    exact: frozenset[type]
+    """Types whose values need no closer look."""
+    convert: Callable[[Any], Any]
+    """Return the value to keep, or raise ``_Mismatch``."""
+    expected: str
+
+
+def check_fields(record: msgspec.Struct) -> None:
+    """Check and convert the fields of ``record`` in place; see ``Record``."""
+    for name, rule in _rules(type(record)):
+        value = getattr(record, name)
+        if type(value) in rule.exact:
+            continue
+        try:
+            kept = rule.convert(value)
+        except _Mismatch as mismatch:
+            at = f"{name}{mismatch}" if str(mismatch).startswith("[") else name
+            got = f"{short(value)} ({type(value).__name__})"
+            raise InputError(f"{type(record).__name__}: {at} must be {rule.expected}, got {got}.") from None
+        if kept is not value:
+            msgspec.structs.force_setattr(record, name, kept)
+
+
+@lru_cache(maxsize=512)
+def _rules(kind: type[msgspec.Struct]) -> tuple[tuple[str, _Rule], ...]:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return tuple((name, rule) for name in kind.__struct_fields__ if (rule := _rule(hints[name])).expected != "anything")
+
+
+def _rule(hint: Any) -> _Rule:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _bounded(_rule(arguments[0]), arguments[1:])
+    if origin is Literal:
+        return _literal(arguments)
+    if origin in (Union, types.UnionType):
+        return _union([_rule(argument) for argument in arguments])
+    if origin in (list, Sequence):
+        return _list(_rule(arguments[0]))
+    if origin is dict:
+        return _dict(_rule(arguments[1]))
+    if hint in _SIMPLE:
+        return _SIMPLE[hint]
+    if isinstance(hint, type) and origin is None and hint is not Any:
+        return _instance(hint)
+    # Any, and arrays: the record itself looks at those.
+    return _Rule(frozenset(), lambda value: value, "anything")
+
+
+def _instance(kind: type) -> _Rule:
+    def convert(value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        raise _Mismatch
+
+    name = kind.__name__
+    return _Rule(frozenset({kind}), convert, f"a{'n' if name[0] in 'AEIOU' else ''} {name}")
+
+
+def _literal(values: tuple[Any, ...]) -> _Rule:
+    def convert(value: Any) -> Any:
+        for allowed in values:
+            if value == allowed and type(value) is type(allowed):
+                return value
+        raise _Mismatch
+
+    return _Rule(frozenset(), convert, " or ".join(map(repr, values)))
+
+
+def _union(rules: list[_Rule]) -> _Rule:
+    def convert(value: Any) -> Any:
+        part = ""
+        for rule in rules:
+            try:
+                return value if type(value) in rule.exact else rule.convert(value)
+            except _Mismatch as mismatch:
+                part = part or str(mismatch)
+        raise _Mismatch(part)
+
+    if any(rule.expected == "anything" for rule in rules):
+        return _Rule(frozenset(), lambda value: value, "anything")
+    expected = " or ".join(rule.expected for rule in rules)
+    return _Rule(frozenset().union(*(rule.exact for rule in rules)), convert, expected)
+
+
+def _list(item: _Rule) -> _Rule:
+    def convert(value: Any) -> Any:
+        if isinstance(value, (str, bytes, Mapping)):
+            raise _Mismatch
+        if hasattr(value, "__array__"):
+            value = np.asarray(value).tolist()
+        if not isinstance(value, Sequence):
+            raise _Mismatch
+        items = value if type(value) is list else list(value)
+        if item.expected == "anything" or all(type(entry) in item.exact for entry in items):
+            return items
+        return [_part(item, entry, f"[{at}]") for at, entry in enumerate(items)]
+
+    return _Rule(frozenset(), convert, f"a list of {item.expected.removeprefix('a ').removeprefix('an ')}")
+
+
+def _dict(item: _Rule) -> _Rule:
+    def convert(value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise _Mismatch
+        entries = value if type(value) is dict else dict(value)
+        if not all(type(key) is str for key in entries):
+            raise _Mismatch
+        if item.expected == "anything" or all(type(entry) in item.exact for entry in entries.values()):
+            return entries
+        return {key: _part(item, entry, f"[{key!r}]") for key, entry in entries.items()}
+
+    what = "" if item.expected == "anything" else f" with values that are {item.expected}"
+    return _Rule(frozenset(), convert, f"a dict with text keys{what}")
+
+
+def _part(item: _Rule, entry: Any, place: str) -> Any:
+    if type(entry) in item.exact:
+        return entry
+    try:
+        return item.convert(entry)
+    except _Mismatch as mismatch:
+        raise _Mismatch(f"{place}{mismatch}") from None
+
+
+def _bounded(rule: _Rule, extras: tuple[Any, ...]) -> _Rule:
+    """Return the rule with the bounds of a ``msgspec.Meta``, which msgspec enforces when it decodes."""
+    meta = next(extra for extra in extras if isinstance(extra, msgspec.Meta))
+    bounds: tuple[tuple[str, Any, Callable[[Any, Any], bool]], ...] = (
+        (">=", meta.ge, operator.ge),
+        (">", meta.gt, operator.gt),
+        ("<=", meta.le, operator.le),
+        ("<", meta.lt, operator.lt),
+        ("of a length >=", meta.min_length, lambda value, least: len(value) >= least),
+        ("of a length <=", meta.max_length, lambda value, most: len(value) <= most),
+        ("with a time zone:", meta.tz, lambda value, wanted: (value.tzinfo is not None) == wanted),
+    )
+    tests = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
+
+    def convert(value: Any) -> Any:
+        kept = value if type(value) in rule.exact else rule.convert(value)
+        if all(holds(kept, bound) for _, bound, holds in tests):
+            return kept
+        raise _Mismatch
+
+    return _Rule(frozenset(), convert, f"{rule.expected} {' and '.join(f'{sign} {bound}' for sign, bound, _ in tests)}")
+
+
+def _scalar(value: Any) -> Any:
+    """Return a zero-dimensional array of any library as the Python number it holds, anything else as it is."""
+    return value.item() if hasattr(value, "item") and getattr(value, "shape", None) == () else value
+
+
+def _integer(value: Any) -> int:
+    plain = _scalar(value)
+    if isinstance(plain, Integral) and not isinstance(plain, bool):
+        return int(plain)
+    raise _Mismatch
+
+
+def as_number(value: Any) -> float | None:
+    """Return a real number as Python's own (an int stays one), or None for anything else; booleans are no numbers."""
+    plain = value if type(value) is float or type(value) is int else _scalar(value)
+    if type(plain) is float or type(plain) is int:
+        return plain
+    if isinstance(plain, Real) and not isinstance(plain, bool):
+        return float(plain)
+    return None
+
+
+def _number(value: Any) -> float:
+    number = as_number(value)
+    if number is None:
+        raise _Mismatch
+    return number
+
+
+def _truth(value: Any) -> bool:
+    plain = _scalar(value)
+    if isinstance(plain, bool):
+        return plain
+    raise _Mismatch
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return str(value)
+    raise _Mismatch
+
+
+def _bytes(value: Any) -> bytes:
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(value)
+    raise _Mismatch
+
+
+def _instant(value: Any) -> datetime:
+    if isinstance(value, datetime):
+        return value
+    try:
+        return msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        raise _Mismatch from None
+
+
+def _nothing(value: Any) -> None:
+    if value is not None:
+        raise _Mismatch
+
+
+_SIMPLE: Final[dict[Any, _Rule]] = {
+    str: _Rule(frozenset({str}), _text, "text"),
+    int: _Rule(frozenset({int}), _integer, "an integer"),
+    float: _Rule(frozenset({float, int}), _number, "a number"),
+    bool: _Rule(frozenset({bool}), _truth, "True or False"),
+    bytes: _Rule(frozenset({bytes}), _bytes, "bytes"),
+    datetime: _Rule(frozenset({datetime}), _instant, "a datetime or its RFC 3339 text"),
+    type(None): _Rule(frozenset({type(None)}), _nothing, "None"),
+}
+
+
+# --- showing -------------------------------------------------------------------------------------------------------
+@lru_cache(maxsize=512)
+def _defaults(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    defaults: dict[str, Any] = {}
+    for field in msgspec.structs.fields(kind):
+        if field.default is not msgspec.NODEFAULT:
+            defaults[field.name] = field.default
+        elif field.default_factory is not msgspec.NODEFAULT:
+            defaults[field.name] = field.default_factory()
+    return defaults
+
+
+def _shown_fields(record: Record) -> Iterator[tuple[str, str]]:
+    """Yield the fields that say something: those that are not at their default."""
+    defaults = _defaults(type(record))
+    for name in record.__struct_fields__:
+        value, default = getattr(record, name), defaults.get(name, _MISSING)
+        if value is default or (type(value) is type(default) and value == default):
+            continue
+        yield name, "<secret>" if name in record._secrets else short(value)
+
+
+def short(value: Any) -> str:
+    """Return a representation of at most a few lines, however much ``value`` holds."""
+    if isinstance(value, str) and len(value) > _SHOWN_TEXT:
+        return f"{value[:_SHOWN_TEXT]!r}... <{len(value)} characters>"
+    if isinstance(value, (bytes, bytearray)):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, (list, tuple)):
+        return _short_list(value)
+    if isinstance(value, dict):
+        shown = [f"{key!r}: {short(item)}" for key, item in list(value.items())[:_SHOWN_ITEMS]]
+        more = [f"... <{len(value)} in all>"] if len(value) > _SHOWN_ITEMS else []
+        return f"{{{', '.join(shown + more)}}}"
+    if isinstance(value, np.ndarray) and value.size > _SHOWN_ITEMS:
+        return f"<{value.dtype} array of shape {list(value.shape)}>"
+    text = repr(value)
+    return text if isinstance(value, msgspec.Struct) or len(text) <= 200 else f"{text[:200]}..."
+
+
+def _short_list(value: list[Any] | tuple[Any, ...]) -> str:
+    limit = 2 if value and isinstance(value[0], msgspec.Struct) else _SHOWN_ITEMS
+    more = [f"... <{len(value)} in all>"] if len(value) > limit else []
+    return f"[{', '.join([short(item) for item in value[:limit]] + more)}]"
