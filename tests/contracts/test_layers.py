@@ -37,4 +37,4 @@ def test_a_layer_order_turned_round_is_caught(tmp_path: Path) -> None:
     done = lint(config)
 
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "tinkex_actors.config -> tinkex_actors.errors" in done.stdout
+    assert "tinkex_actors.config.settings -> tinkex_actors.errors" in done.stdout

@@ -212,7 +212,6 @@ async def test_what_cannot_be_sampled_is_refused(tmp_path: Path) -> None:
             {"prompt_alt_tokens_k": 2},
             {"record_stability_info": True},
             {"target_prompt_logprobs": types.TensorData([[1], [2]], "int64")},
-            {"num_samples": 0},
         ):
             with pytest.raises(BadRequestError, match=next(iter(option))):
                 await sample(client, sampler_id, **option)

@@ -45,13 +45,6 @@ async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
     await reader.read()
 
 
-async def refuse_as_proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Ask for other credentials."""
-    await reader.readuntil(b"\r\n\r\n")
-    writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
-    await writer.drain()
-
-
 def request(pool: str = "train", timeout: float = 5.0) -> Request:
     return Request("GET", "/api/v1/healthz", {}, pool=pool, timeout=timeout)
 
@@ -115,16 +108,10 @@ async def test_a_connection_that_never_comes_names_the_limit_of_connecting() -> 
 
 
 async def test_a_password_in_a_url_is_never_shown() -> None:
-    async with listening(refuse_as_proxy) as port:
-        errors = [
-            await failure("https://tinker.example/api", Config(proxy=f"http://me:hidden@127.0.0.1:{port}")),
-            await failure("http://me:hidden@127.0.0.1:1", Config(base_url="http://me:hidden@127.0.0.1:1")),
-        ]
+    error = await failure("http://me:hidden@127.0.0.1:1", Config(base_url="http://me:hidden@127.0.0.1:1"))
 
-    for error in errors:
-        assert "hidden" not in "".join(traceback.format_exception(error))
-    assert "407" in str(errors[0])
-    assert "http://***@127.0.0.1:1/api/v1/healthz" in str(errors[1])
+    assert "hidden" not in "".join(traceback.format_exception(error))
+    assert "http://***@127.0.0.1:1/api/v1/healthz" in str(error)
 
 
 async def test_samples_leave_training_its_polls_and_the_process_its_files() -> None:

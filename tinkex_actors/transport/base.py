@@ -29,8 +29,9 @@ class Transport(Protocol):
 
     Every status is a response, also 500. What is raised is only the absence of an answer:
     :class:`~tinkex_actors.errors.APIConnectionError`, or its child :class:`~tinkex_actors.errors.APITimeoutError` when
-    ``request.timeout`` seconds passed. Cancelling ``send`` gives up the exchange; whether the server saw the request is
-    then unknown.
+    ``request.timeout`` seconds passed; and :class:`~tinkex_actors.errors.APIResponseValidationError` for an answer
+    that is larger than the transport may hold. Cancelling ``send`` gives up the exchange; whether the server saw the
+    request is then unknown.
     """
 
     async def send(self, request: Request) -> Response:
@@ -64,8 +65,9 @@ class SampleSlots(Protocol):
 def open_transport(base_url: str, *, system: ActorSystem, config: Config) -> Transport:
     """Return the transport for a base URL, by its scheme.
 
-    ``http`` and ``https`` are served by aiohttp; every other scheme (``local://tiny``) by the entry point of that
-    name in the group ``tinkex_actors.transports``, called as ``factory(base_url, system=system, config=config)``.
+    ``http`` and ``https`` are served by aiohttp, or in HTTP/2 where ``Config.http2`` says so; every other scheme
+    (``local://tiny``) by the entry point of that name in the group ``tinkex_actors.transports``, called as
+    ``factory(base_url, system=system, config=config)``.
 
     Raises:
         ConfigError: no such scheme, or the extra it needs is not installed.
@@ -77,6 +79,10 @@ def open_transport(base_url: str, *, system: ActorSystem, config: Config) -> Tra
             "(for example local://tiny)."
         )
     if scheme in ("http", "https"):
+        if config.http2:
+            from tinkex_actors.transport.http2 import Http2Transport
+
+            return Http2Transport(base_url, config=config)
         from tinkex_actors.transport.http import HttpTransport
 
         return HttpTransport(base_url, config=config)

@@ -1,34 +1,41 @@
-"""HTTP by aiohttp: one connector per purpose, so that a thousand long polls never starve a training step."""
+"""HTTP/1.1 by aiohttp: one connector per purpose, so that a thousand long polls never starve a training step."""
 
 from __future__ import annotations
 
 import asyncio
+from email.utils import formatdate
 from typing import TYPE_CHECKING
+from urllib.parse import urljoin
 
-from tinkex_actors.config import without_credentials
-from tinkex_actors.errors import APIConnectionError, APITimeoutError, ClosedError
+from tinkex_actors.errors import APIConnectionError, ClosedError, TinkexError
+from tinkex_actors.transport._limits import (
+    MAX_REDIRECTS,
+    REDIRECTS,
+    Words,
+    kept_headers,
+    pool_limits,
+    sample_slots,
+    tls_context,
+)
+from tinkex_actors.transport.proxy import Proxy, proxy_refusal
 from tinkex_actors.wire.exchange import Response
 
 if TYPE_CHECKING:
     import aiohttp
+    from yarl import URL
 
     from tinkex_actors.config import Config
     from tinkex_actors.wire.exchange import Request
 
 __all__ = ["HttpTransport"]
 
-# Connections per purpose. HTTP/1.1 spends one connection on every long poll, so polls have their own connector, and
-# training has one that nothing else can fill. The polls of training and of samples share one, which has room for all
-# samples that `sample_slots` lets in and 32 more.
-_POOL_LIMITS = {
-    "session": 8,
-    "train": 32,
-    "sample": 400,
-    "telemetry": 4,
-}
-_SAMPLE_POLLS = 1000
-_TRAINING_POLLS = 32
 _READ_CHUNK_BYTES = 1 << 16
+# Idle connections are kept for longer than the ten seconds between two heartbeats.
+_KEEP_ALIVE = 30.0
+# Paths without a query are few and come again and again; those with ids in them are forgotten with the rest.
+_KEPT_URLS = 512
+_REDIRECTING_POOL = "rest_support_redirect"
+_PROXY_REFUSED = 407
 
 
 class HttpTransport:
@@ -36,81 +43,68 @@ class HttpTransport:
 
     Args:
         base_url: scheme, host and base path; request paths are appended to it.
-        config: gives the connect time-out.
+        config: time-outs, limits, proxy, certificates.
     """
 
     def __init__(self, base_url: str, *, config: Config) -> None:
         self._base_url = base_url.rstrip("/")
-        self._connect_timeout = config.connect_timeout
-        self._proxy = config.proxy
-        self._shown_url = without_credentials(self._base_url)
-        # Then aiohttp's errors may name them too, and must not be seen as the cause of ours.
-        self._private = self._shown_url != self._base_url or without_credentials(self._proxy or "") != (
-            self._proxy or ""
-        )
+        self._config = config
+        self._words = Words(config, self._base_url)
+        self._proxy = Proxy(config, self._base_url)
+        # A request to a plain server carries the proxy's headers itself; to a TLS server, CONNECT does.
+        self._tunnel = self._base_url.startswith("https://")
+        self._limits = pool_limits(config)
+        self._budget = config.max_response_bytes
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._under_way: dict[str, int] = {}
+        self._urls: dict[str, URL] = {}
         self._closed = False
 
     async def send(self, request: Request) -> Response:
         """Exchange one request for one response.
 
+        Redirects are followed for the pool ``rest_support_redirect`` alone, and the key stays behind when they lead
+        elsewhere. A proxy's refusal is a response with the status 407.
+
         Raises:
             APITimeoutError: no complete answer within ``request.timeout`` seconds, connecting included.
             APIConnectionError: the connection failed or broke.
+            APIResponseValidationError: the body is larger than ``Config.max_response_bytes``.
             ClosedError: the transport was closed.
         """
-        import aiohttp
-
-        session = self._session(request.pool)
-        where = f"{request.method} {self._shown_url}{request.path}"
+        pool = request.pool
+        session = self._sessions.get(pool) or self._session(pool)
+        self._under_way[pool] = self._under_way.get(pool, 0) + 1
+        # The one clock on an exchange is ours; aiohttp watches the connect phase, and silence where it is told to.
+        clock = asyncio.timeout(request.timeout)
         try:
-            async with (
-                asyncio.timeout(request.timeout),
-                session.request(
-                    request.method,
-                    self._base_url + request.path,
-                    data=request.body or None,
-                    headers=request.headers,
-                    # The key must not follow a redirect to somebody else.
-                    allow_redirects=False,
-                ) as answer,
-            ):
-                body = await answer.read()
-                headers = {name.lower(): value for name, value in answer.headers.items()}
-                return Response(status=answer.status, headers=headers, body=body)
-        except aiohttp.ConnectionTimeoutError as error:
-            raise APITimeoutError(
-                f"{where}: no connection within {self._connect_timeout:g} s. Check the base URL and that the server is "
-                "up."
-            ) from (None if self._private else error)
-        except TimeoutError as error:
-            raise APITimeoutError(f"{where}: no answer within {request.timeout:g} s.") from error
-        except (aiohttp.ClientError, OSError) as error:
-            words = without_credentials(f"{type(error).__name__}: {error}").rstrip(".")
-            raise APIConnectionError(f"{where}: {words}. Check the base URL and that the server is up.") from (
-                None if self._private else error
-            )
+            async with clock:
+                if self._proxy.url is None:
+                    return await self._exchange(session, request)
+                return await self._through_proxy(session, request, self._proxy.url)
+        except Exception as error:
+            failure = self._failure(error, request, expired=clock.expired())
+            if failure is error:
+                raise
+            raise failure from self._words.cause(error)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if not self._closed or (task is not None and task.cancelling()):
                 raise
             # A connector that is closed cancels those who wait for one of its connections.
             raise APIConnectionError(
-                f"{where}: the transport was closed while this waited for a connection."
+                f"{self._words.where(request)}: the transport was closed while this waited for a connection."
             ) from error
+        finally:
+            self._under_way[pool] -= 1
 
     @property
     def sample_slots(self) -> int:
         """How many samples may be in flight: each holds a connection while it is polled.
 
-        At most 1000, and a quarter of the files that this process may open.
+        At most 1000, and a quarter of the files that this process may open, where ``pool_limits`` says nothing else.
         """
-        try:
-            import resource
-        except ImportError:  # Windows knows no such limit
-            return _SAMPLE_POLLS
-        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        return _SAMPLE_POLLS if files == resource.RLIM_INFINITY else max(1, min(_SAMPLE_POLLS, files // 4))
+        return sample_slots(dict(self._config.pool_limits).get("retrieve_promise"))
 
     async def close(self) -> None:
         """Close every connection; exchanges under way end with :class:`APIConnectionError`. Idempotent."""
@@ -119,27 +113,144 @@ class HttpTransport:
         for session in sessions:
             await session.close()
 
+    async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Response:
+        url: URL | str = self._urls.get(request.path) or self._url(request.path)
+        headers = request.headers
+        proxy_headers = None
+        if self._proxy.url is not None:
+            if self._tunnel:
+                proxy_headers = self._proxy.headers
+            else:
+                headers = headers | self._proxy.headers
+        for _ in range(MAX_REDIRECTS + 1):
+            async with session.request(
+                request.method,
+                url,
+                data=request.body or None,
+                headers=headers,
+                allow_redirects=False,
+                proxy_headers=proxy_headers,
+            ) as answer:
+                moved = answer.status in REDIRECTS and request.pool == _REDIRECTING_POOL
+                if not moved or request.method != "GET" or "location" not in answer.headers:
+                    return await self._read(answer, request)
+                url, headers = self._redirected(str(url), answer.headers["location"], request, headers)
+        raise self._words.redirected(request, f"more than {MAX_REDIRECTS} redirects")
+
+    async def _read(self, answer: aiohttp.ClientResponse, request: Request) -> Response:
+        size = answer.content_length
+        if size is not None and size > self._budget:
+            answer.close()
+            raise self._words.too_large(request, size)
+        headers = {name.lower(): value for name, value in answer.headers.items()}
+        if size is not None and "content-encoding" not in headers:
+            body = await answer.read()
+        else:
+            body = await self._read_within_budget(answer, request)
+        if answer.status >= 400:
+            # By what clock a date in `retry-after` is meant.
+            headers.setdefault("date", formatdate(usegmt=True))
+            if answer.status == _PROXY_REFUSED:
+                headers["proxy-authenticate"] = "\n".join(answer.headers.getall("proxy-authenticate", []))
+            if answer.status == 400 and not body:
+                # A proxy's refusal belongs to a connection (protocol 1.5): the next attempt shall have another.
+                answer.close()
+        return Response(answer.status, headers, body)
+
+    async def _read_within_budget(self, answer: aiohttp.ClientResponse, request: Request) -> bytes:
+        # Without a length, or compressed: only the reading shows how much it is.
+        body = bytearray()
+        while chunk := await answer.content.readany():
+            body += chunk
+            if len(body) > self._budget:
+                answer.close()
+                raise self._words.too_large(request, None)
+        return bytes(body)
+
+    def _redirected(
+        self, url: str, location: str, request: Request, headers: dict[str, str]
+    ) -> tuple[str, dict[str, str]]:
+        from yarl import URL
+
+        here, there = URL(url), URL(urljoin(url, location))
+        if there.scheme not in ("http", "https") or (here.scheme == "https" and there.scheme == "http"):
+            raise self._words.redirected(request, f"a redirect from {here.scheme} to {there.scheme or 'nowhere'}")
+        return str(there), kept_headers(headers, same_origin=here.origin() == there.origin())
+
+    async def _through_proxy(self, session: aiohttp.ClientSession, request: Request, proxy: str) -> Response:
+        import aiohttp
+
+        for last in (False, True):
+            try:
+                answer = await self._exchange(session, request)
+                if answer.status != _PROXY_REFUSED:
+                    return answer
+                asked = tuple(filter(None, answer.headers.get("proxy-authenticate", "").split("\n")))
+            except aiohttp.ClientHttpProxyError as error:  # the answer to CONNECT
+                if error.status != _PROXY_REFUSED:
+                    raise
+                asked = tuple(error.headers.getall("proxy-authenticate", [])) if error.headers else ()
+            if last or not await self._proxy.answer(asked):
+                break
+        return proxy_refusal(proxy, asked)
+
+    def _failure(self, error: Exception, request: Request, *, expired: bool) -> Exception:
+        import aiohttp
+
+        match error:
+            case TinkexError():
+                return error
+            case TimeoutError() if expired:
+                return self._words.too_slow(request, self._business(request.pool))
+            case aiohttp.ConnectionTimeoutError():
+                return self._words.not_connected(request)
+            case aiohttp.SocketTimeoutError():
+                return self._words.fell_silent(request)
+            case aiohttp.ClientError() | OSError():
+                return self._words.broken(request, error)
+            case _:
+                return error
+
+    def _business(self, pool: str) -> str:
+        waiting = self._under_way[pool] - self._limits.get(pool, self._limits["train"])
+        return f"; all connections of the pool {pool!r} are busy, {waiting} requests wait" if waiting > 0 else ""
+
+    def _url(self, path: str) -> URL:
+        from yarl import URL
+
+        url = URL(self._base_url + path, encoded=True)
+        if "?" not in path:
+            if len(self._urls) >= _KEPT_URLS:
+                self._urls.clear()
+            self._urls[path] = url
+        return url
+
     def _session(self, pool: str) -> aiohttp.ClientSession:
         if self._closed:
-            raise ClosedError(f"The transport to {self._shown_url} is closed. Make a new ServiceClient.")
-        session = self._sessions.get(pool)
+            raise ClosedError(f"The transport to {self._words.shown_url} is closed. Make a new ServiceClient.")
+        name = pool if pool in self._limits else "train"
+        session = self._sessions.get(name)
         if session is None:
-            polls = pool == "retrieve_promise"
-            limit = self.sample_slots + _TRAINING_POLLS if polls else _POOL_LIMITS.get(pool, _POOL_LIMITS["train"])
-            session = self._sessions[pool] = self._open(limit)
+            session = self._sessions[name] = self._open(self._limits[name])
+        self._sessions[pool] = session
         return session
 
     def _open(self, limit: int) -> aiohttp.ClientSession:
         import aiohttp
 
+        tls = tls_context(self._config) if self._tunnel or (self._proxy.url or "").startswith("https") else True
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=limit),
-            # The one clock on an exchange is asyncio.timeout above; aiohttp watches the connect phase only.
-            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_connect=self._connect_timeout),
+            connector=aiohttp.TCPConnector(limit=limit, ssl=tls, keepalive_timeout=_KEEP_ALIVE),
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                connect=None,
+                sock_connect=self._config.connect_timeout,
+                sock_read=self._config.read_timeout,
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_READ_CHUNK_BYTES,
             # Our codec names its own media types; aiohttp must not invent one for an empty body.
             skip_auto_headers=("Content-Type", "User-Agent"),
             # Not trust_env: that looks for proxies and credentials on disk, in a thread, for every request.
-            proxy=self._proxy,
+            proxy=self._proxy.url,
         )

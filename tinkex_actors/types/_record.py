@@ -37,8 +37,8 @@ class Record(msgspec.Struct, frozen=True):
         InputError: naming the record, the field, what was expected and what came.
     """
 
-    # Fields whose value no representation shows.
     _secrets: ClassVar[tuple[str, ...]] = ()
+    """Fields whose value no representation shows."""
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -60,38 +60,53 @@ class _Verbatim:
 
 
 # --- checking ------------------------------------------------------------------------------------------------------
-class _Mismatch(Exception):
-    """The value is not what the annotation says; the text says which part, when it is a part."""
-
-
 class _Rule(NamedTuple):
     exact: frozenset[type]
     """Types whose values need no closer look."""
     convert: Callable[[Any], Any]
     """Return the value to keep, or raise ``_Mismatch``."""
     expected: str
+    hint: str = ""
+
+
+class _Mismatch(Exception):
+    """The value is not what the annotation says. Of a part, such as an entry of a list, it says which and why."""
+
+    def __init__(self, place: str = "", rule: _Rule | None = None, value: Any = None) -> None:
+        super().__init__(place)
+        self.place, self.rule, self.value = place, rule, value
 
 
 def check_fields(record: msgspec.Struct) -> None:
     """Check and convert the fields of ``record`` in place; see ``Record``."""
-    for name, rule in _rules(type(record)):
+    for name, rule, default in _rules(type(record)):
         value = getattr(record, name)
-        if type(value) in rule.exact:
+        if type(value) in rule.exact or value is default:
             continue
         try:
             kept = rule.convert(value)
         except _Mismatch as mismatch:
-            at = f"{name}{mismatch}" if str(mismatch).startswith("[") else name
-            got = f"{short(value)} ({type(value).__name__})"
-            raise InputError(f"{type(record).__name__}: {at} must be {rule.expected}, got {got}.") from None
+            secret = isinstance(record, Record) and name in record._secrets
+            raise _refusal(f"{type(record).__name__}: {name}", rule, value, mismatch, secret) from None
         if kept is not value:
             msgspec.structs.force_setattr(record, name, kept)
 
 
+def _refusal(field: str, rule: _Rule, value: Any, mismatch: _Mismatch, secret: bool) -> InputError:
+    if mismatch.rule is not None:
+        rule, value = mismatch.rule, mismatch.value
+    hint = f" {rule.hint}" if rule.hint else ""
+    got = f"{'<secret>' if secret else short(value)} ({type(value).__name__})"
+    return InputError(f"{field}{mismatch.place} must be {rule.expected}, got {got}.{hint}")
+
+
 @lru_cache(maxsize=512)
-def _rules(kind: type[msgspec.Struct]) -> tuple[tuple[str, _Rule], ...]:
+def _rules(kind: type[msgspec.Struct]) -> tuple[tuple[str, _Rule, Any], ...]:
     hints = typing.get_type_hints(kind, include_extras=True)
-    return tuple((name, rule) for name in kind.__struct_fields__ if (rule := _rule(hints[name])).expected != "anything")
+    # Defaults are right: where one stands, nothing needs a look.
+    defaults = {field.name: field.default for field in msgspec.structs.fields(kind)}
+    rules = ((name, _rule(hints[name]), defaults[name]) for name in kind.__struct_fields__)
+    return tuple(entry for entry in rules if entry[1].expected != "anything")
 
 
 def _rule(hint: Any) -> _Rule:
@@ -121,7 +136,8 @@ def _instance(kind: type) -> _Rule:
         raise _Mismatch
 
     name = kind.__name__
-    return _Rule(frozenset({kind}), convert, f"a{'n' if name[0] in 'AEIOU' else ''} {name}")
+    hint = f"Make one with {getattr(kind, '_made_by', name)}(...)."
+    return _Rule(frozenset({kind}), convert, f"a{'n' if name[0] in 'AEIO' else ''} {name}", hint)
 
 
 def _literal(values: tuple[Any, ...]) -> _Rule:
@@ -136,18 +152,21 @@ def _literal(values: tuple[Any, ...]) -> _Rule:
 
 def _union(rules: list[_Rule]) -> _Rule:
     def convert(value: Any) -> Any:
-        part = ""
+        deepest = _Mismatch()
         for rule in rules:
             try:
                 return value if type(value) in rule.exact else rule.convert(value)
             except _Mismatch as mismatch:
-                part = part or str(mismatch)
-        raise _Mismatch(part)
+                deepest = max(deepest, mismatch, key=lambda one: len(one.place))
+        raise deepest
 
     if any(rule.expected == "anything" for rule in rules):
         return _Rule(frozenset(), lambda value: value, "anything")
     expected = " or ".join(rule.expected for rule in rules)
-    return _Rule(frozenset().union(*(rule.exact for rule in rules)), convert, expected)
+    # With several kinds of records to choose from, the names say enough.
+    hints = [rule.hint for rule in rules if rule.hint]
+    exact = frozenset[type]().union(*(rule.exact for rule in rules))
+    return _Rule(exact, convert, expected, hints[0] if len(hints) == 1 else "")
 
 
 def _list(item: _Rule) -> _Rule:
@@ -163,7 +182,8 @@ def _list(item: _Rule) -> _Rule:
             return items
         return [_part(item, entry, f"[{at}]") for at, entry in enumerate(items)]
 
-    return _Rule(frozenset(), convert, f"a list of {item.expected.removeprefix('a ').removeprefix('an ')}")
+    what = f"({item.expected})" if " or " in item.expected else item.expected
+    return _Rule(frozenset(), convert, f"a list, each entry {what}")
 
 
 def _dict(item: _Rule) -> _Rule:
@@ -177,8 +197,7 @@ def _dict(item: _Rule) -> _Rule:
             return entries
         return {key: _part(item, entry, f"[{key!r}]") for key, entry in entries.items()}
 
-    what = "" if item.expected == "anything" else f" with values that are {item.expected}"
-    return _Rule(frozenset(), convert, f"a dict with text keys{what}")
+    return _Rule(frozenset(), convert, f"a dict from text to {item.expected}")
 
 
 def _part(item: _Rule, entry: Any, place: str) -> Any:
@@ -187,7 +206,9 @@ def _part(item: _Rule, entry: Any, place: str) -> Any:
     try:
         return item.convert(entry)
     except _Mismatch as mismatch:
-        raise _Mismatch(f"{place}{mismatch}") from None
+        if mismatch.rule is None:
+            raise _Mismatch(place + mismatch.place, item, entry) from None
+        raise _Mismatch(place + mismatch.place, mismatch.rule, mismatch.value) from None
 
 
 def _bounded(rule: _Rule, extras: tuple[Any, ...]) -> _Rule:
@@ -200,7 +221,7 @@ def _bounded(rule: _Rule, extras: tuple[Any, ...]) -> _Rule:
         ("<", meta.lt, operator.lt),
         ("of a length >=", meta.min_length, lambda value, least: len(value) >= least),
         ("of a length <=", meta.max_length, lambda value, most: len(value) <= most),
-        ("with a time zone:", meta.tz, lambda value, wanted: (value.tzinfo is not None) == wanted),
+        ("with a time zone", True if meta.tz else None, lambda value, _: value.tzinfo is not None),
     )
     tests = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
 
@@ -210,7 +231,11 @@ def _bounded(rule: _Rule, extras: tuple[Any, ...]) -> _Rule:
             return kept
         raise _Mismatch
 
-    return _Rule(frozenset(), convert, f"{rule.expected} {' and '.join(f'{sign} {bound}' for sign, bound, _ in tests)}")
+    return _Rule(
+        frozenset(),
+        convert,
+        rule.expected + " and".join(f" {sign}" + ("" if bound is True else f" {bound}") for sign, bound, _ in tests),
+    )
 
 
 def _scalar(value: Any) -> Any:

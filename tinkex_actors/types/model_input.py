@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 from functools import cached_property
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 import msgspec
 import numpy as np
@@ -55,9 +55,10 @@ class EncodedTextChunk(Record, frozen=True, kw_only=True, tag_field="type", tag=
                 f"EncodedTextChunk: tokens must be a flat list of integers, got {array.dtype} of shape "
                 f"{list(array.shape)}. Encode text with a tokenizer first."
             )
-        if array.size and (int(array.min()) < 0 or int(array.max()) > _INT32_MAX):
+        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        if low < 0 or high > _INT32_MAX:
             raise InputError(
-                f"EncodedTextChunk: token ids run from {array.min()} to {array.max()}; expected 0 to {_INT32_MAX}. "
+                f"EncodedTextChunk: token ids run from {low} to {high}; expected 0 to {_INT32_MAX}. "
                 "Drop padding and ignore markers from the prompt."
             )
         if type(self.tokens) is not list:
@@ -224,6 +225,8 @@ class ModelInput(Record, frozen=True, kw_only=True):
     Args:
         chunks: the parts; ``ModelInput.from_ints`` makes the usual one-part input.
     """
+
+    _made_by: ClassVar[str] = "ModelInput.from_ints"
 
     chunks: list[ModelInputChunk]
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from tinkex_actors.errors import InputError
-from tinkex_actors.types._record import Record
+from tinkex_actors.types._record import Record, short
 from tinkex_actors.types.model_input import ModelInput
 from tinkex_actors.types.tensor import TensorData, as_array, same_array
 
@@ -196,6 +196,8 @@ class SampledSequence(msgspec.Struct, frozen=True, eq=False, dict=True):
     topk_logprobs_np: TopkLogprobs | None = None
 
     def __post_init__(self) -> None:
+        if self.stop_reason not in ("stop", "length"):
+            raise InputError(f"SampledSequence: stop_reason must be 'stop' or 'length', got {self.stop_reason!r}.")
         given: Any = self.tokens_np
         msgspec.structs.force_setattr(self, "tokens_np", _array([] if given is None else given, np.int32))
         if self.logprobs_np is not None:
@@ -258,6 +260,9 @@ class SampleResponse(msgspec.Struct, frozen=True, eq=False, dict=True):
     prompt_alt_tokens: PromptAltTokens | None = None
 
     def __post_init__(self) -> None:
+        for at, sequence in enumerate(self.sequences):
+            if not isinstance(sequence, SampledSequence):
+                raise InputError(f"SampleResponse: sequences[{at}] must be a SampledSequence, got {short(sequence)}.")
         given: Any = self.prompt_logprobs_np
         if isinstance(given, (list, tuple)):
             given = [math.nan if value is None else value for value in given]
@@ -290,6 +295,11 @@ class SampleResponse(msgspec.Struct, frozen=True, eq=False, dict=True):
 
     __hash__ = None  # type: ignore[assignment]
 
+    def __repr__(self) -> str:
+        also = {name: getattr(self, name) for name in self.__struct_fields__[1:]}
+        given = "".join(f", {name}={short(value)}" for name, value in also.items() if value is not None)
+        return f"SampleResponse(sequences={short(self.sequences)}{given})"
+
 
 class SampleStreamChunk(Record, frozen=True, kw_only=True):
     """One piece of a streamed sample.
@@ -319,6 +329,8 @@ class SampleStreamChunk(Record, frozen=True, kw_only=True):
 
 
 def _array(value: Any, dtype: Any) -> npt.NDArray[Any]:
+    if type(value) is np.ndarray and value.dtype == dtype:
+        return value
     array = as_array(value)
     if array.size and array.dtype.kind not in "iuf":
         raise InputError(f"expected numbers, got an array of {array.dtype} (first entry {array.ravel()[0]!r}).")

@@ -58,6 +58,12 @@ class TensorData:
                 f"TensorData: dtype must be 'int64' or 'float32', got {dtype!r}. Pass dtype=, or use "
                 "TensorData.from_numpy to take it from an array."
             )
+        if type(data) is np.ndarray and sparse_crow_indices is None is sparse_col_indices:
+            # The common case, and by far the most frequent in decoding: nothing to check or convert.
+            kept = data.shape
+            if data.dtype == _NUMPY_DTYPES[dtype] and (shape is None or tuple(shape) == kept):
+                self._store(data, dtype, kept, None, None)
+                return
         values = _numbers(data, dtype)
         sparse = sparse_crow_indices is not None or sparse_col_indices is not None
         if sparse:
@@ -65,10 +71,13 @@ class TensorData:
         else:
             values, crow, col = _dense(values, shape), None, None
             shape = values.shape
+        self._store(values, dtype, tuple(int(n) for n in shape), crow, col)
+
+    def _store(self, values: Array, dtype: TensorDtype, shape: tuple[int, ...], crow: Any, col: Any) -> None:
         store = object.__setattr__
         store(self, "_values", values)
         store(self, "_dtype", dtype)
-        store(self, "_shape", tuple(int(n) for n in shape))
+        store(self, "_shape", shape)
         store(self, "_crow", crow)
         store(self, "_col", col)
 

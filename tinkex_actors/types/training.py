@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from msgspec.structs import force_setattr
+
 from tinkex_actors.errors import InputError
 from tinkex_actors.types._record import Record, short
 from tinkex_actors.types.datum import Datum
@@ -117,6 +119,8 @@ class OptimStepRequest(Record, frozen=True, kw_only=True):
                 "OptimStepRequest: optimizer_params must be DimuonParams or a dict with the optimizer's name under "
                 f"'type', got {short(other)}. AdamParams go into adam_params."
             )
+        elif other["type"] == "dimuon" and {"learning_rate"} <= other.keys() <= set(DimuonParams.__struct_fields__):
+            force_setattr(self, "optimizer_params", DimuonParams(**other))
         if other is not None and self.adam_params is not None:
             raise InputError(
                 "OptimStepRequest: adam_params and optimizer_params are both given; a step has one of them."

@@ -13,8 +13,11 @@ from tinkex_actors.wire.exchange import Response
 
 __all__ = ["classify", "proxy_rejection", "unknown_fields"]
 
+# What is kept of a failure's body: far more than any error says, far less than a download that went wrong.
+_MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_DETAIL_CHARACTERS: Final = 500
 _MAX_DETAIL_DEPTH: Final = 4
+_TAGS: Final = re.compile(r"<[^>]{0,1000}>")
 # Servers and proxies like to repeat what they were sent.
 _CREDENTIALS: Final = re.compile(r"\b(?:tml-|eyJ)[A-Za-z0-9_.\-]+")
 _SHOULD_RETRY: Final = {"true": True, "false": False}
@@ -59,7 +62,7 @@ def classify(response: Response, what: str, *, request_id: str | None = None) ->
         first, then ``retry-after``; an HTTP date needs a clock and is left out), and ``should_retry`` as the header
         ``x-should-retry`` says.
     """
-    text = _CREDENTIALS.sub("[redacted]", response.body.decode("utf-8", "replace")).strip()
+    text = _CREDENTIALS.sub("[redacted]", response.body[:_MAX_BODY_BYTES].decode("utf-8", "replace")).strip()
     body = _parsed(text)
     detail = _detail(body) or "no detail given"
     status = response.status
@@ -144,6 +147,9 @@ def _detail(body: Any, depth: int = 0) -> str:
 
 def _short(text: str) -> str:
     text = " ".join(text.split())
+    if text.startswith("<"):
+        # A page for people: its tags say nothing.
+        text = " ".join(_TAGS.sub(" ", text).split())
     return text if len(text) <= _MAX_DETAIL_CHARACTERS else text[:_MAX_DETAIL_CHARACTERS] + " [cut]"
 
 
