@@ -185,7 +185,8 @@ async def optim_step(cell: EngineCell, call: Call) -> UntypedAPIFuture:
 
     def compute(core: Core, job: Job) -> Any:
         if message.adam_params is None:
-            kind = (message.optimizer_params or {}).get("type")
+            other = message.optimizer_params
+            kind = other.get("type") if isinstance(other, dict) else getattr(other, "type", None)
             raise InputError(f"optim_step: this engine has AdamW only, got optimizer {kind!r}. Pass AdamParams(...).")
         return core.optim_step(model.ready(), message.adam_params)
 
