@@ -77,6 +77,8 @@ if TYPE_CHECKING:
         AdamOptimizerConfig,
         AdamParams,
         ApiKeyDetails,
+        ApiKeyOrgDetails,
+        ApiKeyUserDetails,
         AssignSessionProjectRequest,
         AuditEventType,
         AuditLogEntry,
@@ -170,13 +172,13 @@ if TYPE_CHECKING:
         LossFnType,
         MetadataOnlyResponse,
         ModelData,
+        ModelID,
         ModelInput,
         ModelInputChunk,
         OptimizerConfig,
         OptimParams,
         OptimStepRequest,
         OptimStepResponse,
-        OrgDetails,
         OwnSearchOwner,
         ParsedCheckpointTinkerPath,
         PromptAltTokens,
@@ -245,7 +247,6 @@ if TYPE_CHECKING:
         UnloadModelRequest,
         UnloadModelResponse,
         UntypedAPIFuture,
-        UserDetails,
         UserSearchOwner,
         WeightsInfoRequest,
         WeightsInfoResponse,
@@ -270,9 +271,9 @@ _HOMES = {
     "tinkex_actors.runtime": "run",
     "tinkex_actors.types": """
         AccessScope AccessibleSearchOwner ActiveSessionStatusQuery AdamOptimizerConfig AdamParams
-        ApiKeyDetails AssignSessionProjectRequest AuditEventType AuditLogEntry AuditLogResponse
-        AuthTokenRequest AuthTokenResponse BillingEventInfo BillingUsageEvent BillingUsageResponse
-        BillingUsageSession CancelFutureRequest CancelledSessionStatusQuery Checkpoint
+        ApiKeyDetails ApiKeyOrgDetails ApiKeyUserDetails AssignSessionProjectRequest AuditEventType
+        AuditLogEntry AuditLogResponse AuthTokenRequest AuthTokenResponse BillingEventInfo BillingUsageEvent
+        BillingUsageResponse BillingUsageSession CancelFutureRequest CancelledSessionStatusQuery Checkpoint
         CheckpointArchiveUrlResponse CheckpointBillingEvent CheckpointType CheckpointsListResponse
         ClientConfigRequest ClientConfigResponse ClientDynamicConfigResponse ClientFinishedSessionStatusQuery
         ClientSessionFinished CopyWeightsRequest CopyWeightsResponse CreateCustomLossRequest
@@ -290,9 +291,9 @@ _HOMES = {
         HealthResponse ImageAssetPointerChunk ImageChunk JoinSamplingSessionRequest
         JoinSamplingSessionResponse ListCheckpointsRequest ListSessionsRequest ListSessionsResponse
         ListTrainingRunsRequest LoadWeightsRequest LoadWeightsResponse LoraConfig LossFnInputs LossFnOutput
-        LossFnType MetadataOnlyResponse ModelData ModelInput ModelInputChunk OptimParams OptimStepRequest
-        OptimStepResponse OptimizerConfig OrgDetails OwnSearchOwner ParsedCheckpointTinkerPath PromptAltTokens
-        PromptProvenanceSpan ProvenanceSpans QueueState RegularizerOutput RequestErrorCategory
+        LossFnType MetadataOnlyResponse ModelData ModelID ModelInput ModelInputChunk OptimParams
+        OptimStepRequest OptimStepResponse OptimizerConfig OwnSearchOwner ParsedCheckpointTinkerPath
+        PromptAltTokens PromptProvenanceSpan ProvenanceSpans QueueState RegularizerOutput RequestErrorCategory
         RequestFailedResponse RequestID SampleRequest SampleResponse SampleStreamChunk SampledProvenanceSpan
         SampledSequence SamplingClientKind SamplingParams SamplingPrefillBillingEvent
         SamplingSampleBillingEvent SamplingSessionFuturesTarget SaveWeightsExternalRequest
@@ -306,7 +307,7 @@ _HOMES = {
         StorageBillingEvent SupportedModel TelemetryBatch TelemetryEvent TelemetryResponse
         TelemetrySendRequest TensorData TensorDtype TopkLogprobs TrainingBillingEvent TrainingRun
         TrainingRunsResponse TryAgainResponse UnhandledExceptionEvent UnloadModelRequest UnloadModelResponse
-        UntypedAPIFuture UserDetails UserSearchOwner WeightsInfoRequest WeightsInfoResponse WhoamiResponse
+        UntypedAPIFuture UserSearchOwner WeightsInfoRequest WeightsInfoResponse WhoamiResponse
     """,
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
@@ -328,6 +329,8 @@ __all__ = [
     "AdamParams",
     "ApiFuture",
     "ApiKeyDetails",
+    "ApiKeyOrgDetails",
+    "ApiKeyUserDetails",
     "AssignSessionProjectRequest",
     "AuditEventType",
     "AuditLogEntry",
@@ -437,6 +440,7 @@ __all__ = [
     "MailboxFullError",
     "MetadataOnlyResponse",
     "ModelData",
+    "ModelID",
     "ModelInput",
     "ModelInputChunk",
     "ModelNotInstalledError",
@@ -446,7 +450,6 @@ __all__ = [
     "OptimStepRequest",
     "OptimStepResponse",
     "OptimizerConfig",
-    "OrgDetails",
     "OutcomeUnknownError",
     "OwnSearchOwner",
     "ParsedCheckpointTinkerPath",
@@ -536,7 +539,6 @@ __all__ = [
     "UnprocessableEntityError",
     "UnsupportedByServerError",
     "UntypedAPIFuture",
-    "UserDetails",
     "UserSearchOwner",
     "WeightsInfoRequest",
     "WeightsInfoResponse",

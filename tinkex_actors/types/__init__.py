@@ -50,6 +50,7 @@ from tinkex_actors.types.model import (
     GetInfoRequest,
     GetInfoResponse,
     ModelData,
+    ModelID,
     UnloadModelRequest,
     UnloadModelResponse,
 )
@@ -106,11 +107,11 @@ from tinkex_actors.types.rest.checkpoints import (
 )
 from tinkex_actors.types.rest.identity import (
     ApiKeyDetails,
+    ApiKeyOrgDetails,
+    ApiKeyUserDetails,
     AuthTokenRequest,
     AuthTokenResponse,
-    OrgDetails,
     SelfApiKeyResponse,
-    UserDetails,
     WhoamiResponse,
 )
 from tinkex_actors.types.rest.session_search import (
@@ -236,6 +237,8 @@ __all__ = [
     "AdamOptimizerConfig",
     "AdamParams",
     "ApiKeyDetails",
+    "ApiKeyOrgDetails",
+    "ApiKeyUserDetails",
     "AssignSessionProjectRequest",
     "AuditEventType",
     "AuditLogEntry",
@@ -329,13 +332,13 @@ __all__ = [
     "LossFnType",
     "MetadataOnlyResponse",
     "ModelData",
+    "ModelID",
     "ModelInput",
     "ModelInputChunk",
     "OptimParams",
     "OptimStepRequest",
     "OptimStepResponse",
     "OptimizerConfig",
-    "OrgDetails",
     "OwnSearchOwner",
     "ParsedCheckpointTinkerPath",
     "PromptAltTokens",
@@ -404,7 +407,6 @@ __all__ = [
     "UnloadModelRequest",
     "UnloadModelResponse",
     "UntypedAPIFuture",
-    "UserDetails",
     "UserSearchOwner",
     "WeightsInfoRequest",
     "WeightsInfoResponse",

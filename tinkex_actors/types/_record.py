@@ -171,24 +171,29 @@ def _union(rules: list[_Rule]) -> _Rule:
 
 def _list(item: _Rule) -> _Rule:
     def convert(value: Any) -> Any:
-        if isinstance(value, (str, bytes, Mapping)):
-            raise _Mismatch
-        if hasattr(value, "__array__"):
-            value = np.asarray(value).tolist()
-        if not isinstance(value, Sequence):
-            raise _Mismatch
-        items = value if type(value) is list else list(value)
-        if item.expected == "anything" or all(type(entry) in item.exact for entry in items):
-            return items
-        return [_part(item, entry, f"[{at}]") for at, entry in enumerate(items)]
+        if type(value) is not list:
+            value = _listed(value)
+        if item.expected == "anything" or all(type(entry) in item.exact for entry in value):
+            return value
+        return [_part(item, entry, f"[{at}]") for at, entry in enumerate(value)]
 
     what = f"({item.expected})" if " or " in item.expected else item.expected
     return _Rule(frozenset(), convert, f"a list, each entry {what}")
 
 
+def _listed(value: Any) -> list[Any]:
+    if isinstance(value, (str, bytes, Mapping)):
+        raise _Mismatch
+    if hasattr(value, "__array__"):
+        value = np.asarray(value).tolist()
+    if not isinstance(value, Sequence):
+        raise _Mismatch
+    return list(value)
+
+
 def _dict(item: _Rule) -> _Rule:
     def convert(value: Any) -> Any:
-        if not isinstance(value, Mapping):
+        if type(value) is not dict and not isinstance(value, Mapping):
             raise _Mismatch
         entries = value if type(value) is dict else dict(value)
         if not all(type(key) is str for key in entries):

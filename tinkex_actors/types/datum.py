@@ -101,7 +101,7 @@ class Datum(Record, frozen=True):
         given: object = self.loss_fn_inputs
         if not isinstance(given, Mapping):
             raise InputError(f"Datum: loss_fn_inputs must map names to tensors, got {type(given).__name__}.")
-        tensors = {name: _tensor(name, value) for name, value in given.items()}
+        tensors = {name: value if type(value) is TensorData else _tensor(name, value) for name, value in given.items()}
         msgspec.structs.force_setattr(self, "loss_fn_inputs", tensors)
         super().__post_init__()
         if (self.model_input_spans is None) != (self.loss_fn_input_spans is None):

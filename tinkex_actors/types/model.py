@@ -16,9 +16,12 @@ __all__ = [
     "GetInfoRequest",
     "GetInfoResponse",
     "ModelData",
+    "ModelID",
     "UnloadModelRequest",
     "UnloadModelResponse",
 ]
+
+ModelID = str
 
 
 class CreateModelRequest(Record, frozen=True, kw_only=True):

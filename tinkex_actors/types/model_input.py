@@ -49,21 +49,24 @@ class EncodedTextChunk(Record, frozen=True, kw_only=True, tag_field="type", tag=
     tokens: list[int]
 
     def __post_init__(self) -> None:
-        array = as_array(self.tokens)
+        given: Any = self.tokens
+        array = given if type(given) is np.ndarray else as_array(given)
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise InputError(
                 f"EncodedTextChunk: tokens must be a flat list of integers, got {array.dtype} of shape "
                 f"{list(array.shape)}. Encode text with a tokenizer first."
             )
-        low, high = (int(array.min()), int(array.max())) if array.size else (0, 0)
+        narrow = array.dtype == np.int32
+        low, high = (int(array.min()), 0 if narrow else int(array.max())) if array.size else (0, 0)
         if low < 0 or high > _INT32_MAX:
             raise InputError(
-                f"EncodedTextChunk: token ids run from {low} to {high}; expected 0 to {_INT32_MAX}. "
+                f"EncodedTextChunk: token ids run from {low} to {array.max()}; expected 0 to {_INT32_MAX}. "
                 "Drop padding and ignore markers from the prompt."
             )
-        if type(self.tokens) is not list:
+        if type(given) is not list:
             msgspec.structs.force_setattr(self, "tokens", array.tolist())
-        self.__dict__["tokens_np"] = array.astype(np.int32)
+        # What cannot be written into needs no copy of its own.
+        self.__dict__["tokens_np"] = array.astype(np.int32, copy=not narrow or array.flags.writeable)
 
     @property
     def type(self) -> str:

@@ -304,7 +304,8 @@ def as_array(value: Any) -> Array:
             f"cannot read {type(value).__name__} as a rectangular array of numbers ({error}). If its rows differ in "
             "length, pad them or make one datum of each."
         ) from error
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    # 2: a dtype that another library registered; asking the name of every array would be slow.
+    return array.astype(np.float32) if array.dtype.isbuiltin == 2 and array.dtype.name == "bfloat16" else array
 
 
 def _numbers(data: Any, dtype: TensorDtype) -> Array:

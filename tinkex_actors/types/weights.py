@@ -143,6 +143,7 @@ class SaveWeightsForSamplerResponse(Record, frozen=True, kw_only=True):
     """Where the sampler's weights are: ``tinker://{run}/sampler_weights/{name}``."""
 
     path: str
+    type: Literal["save_weights_for_sampler"] | None = None
 
     def get_console_url(self) -> str:
         """Return the checkpoint's page in the hosted console (protocol 5.11)."""
@@ -184,6 +185,7 @@ class SaveWeightsExternalResponse(Record, frozen=True, kw_only=True):
     """Where the files are listed: ``tinker://{run}/external_weights/{name}``."""
 
     path: str
+    type: Literal["save_weights_external"] | None = None
 
 
 class WeightsInfoRequest(Record, frozen=True, kw_only=True):

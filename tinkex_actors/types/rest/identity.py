@@ -8,11 +8,11 @@ from tinkex_actors.types._record import Record
 
 __all__ = [
     "ApiKeyDetails",
+    "ApiKeyOrgDetails",
+    "ApiKeyUserDetails",
     "AuthTokenRequest",
     "AuthTokenResponse",
-    "OrgDetails",
     "SelfApiKeyResponse",
-    "UserDetails",
     "WhoamiResponse",
 ]
 
@@ -29,13 +29,13 @@ class AuthTokenResponse(Record, frozen=True, kw_only=True):
     jwt: str
 
 
-class OrgDetails(Record, frozen=True, kw_only=True):
+class ApiKeyOrgDetails(Record, frozen=True, kw_only=True):
     """An organization."""
 
     name: str
 
 
-class UserDetails(Record, frozen=True, kw_only=True):
+class ApiKeyUserDetails(Record, frozen=True, kw_only=True):
     """A user."""
 
     email: str
@@ -44,8 +44,8 @@ class UserDetails(Record, frozen=True, kw_only=True):
 class ApiKeyDetails(Record, frozen=True, kw_only=True):
     """Whose an API key is."""
 
-    org_details: OrgDetails
-    user_details: UserDetails
+    org_details: ApiKeyOrgDetails
+    user_details: ApiKeyUserDetails
 
 
 class SelfApiKeyResponse(Record, frozen=True, kw_only=True):
