@@ -272,13 +272,12 @@ class Backbone:
 
     async def _keep_telemetry(self) -> None:
         """Put on disk what telemetry could not send, for the next process."""
-        self.telemetry.give_up()
-        if events := self.telemetry.unspooled:
+        if self.telemetry.has_remains:
             try:
-                await self.system.blocking(self.telemetry.write_to_spool, events, executor="telemetry")
+                # On the same thread as the actor's own reading and writing, and so after it.
+                await self.system.blocking(self.telemetry.leave, executor="telemetry")
             except ClosedError:  # the system was stopped under the service
-                self.telemetry.write_to_spool(events)
-            self.telemetry.unspooled = []
+                self.telemetry.leave()
 
 
 def _spool(config: Config) -> Spool | None:

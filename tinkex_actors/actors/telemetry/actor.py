@@ -39,13 +39,14 @@ class Telemetry(Actor):
     def __init__(self, desk: TelemetryDesk, link: Link) -> None:
         self._desk = desk
         self._link = link
-        self._catching_up = False
 
     async def init(self) -> None:
         """Take up again what was on its way, and look at the queue regularly."""
         self._desk.attend(self.ref.cast.wake)
         self._desk.batching.restarted()
+        self._desk.reading = False
         if self._desk.enabled:
+            self.continue_with(self.ref.cast.wake)
             self.every(_LOOK_EVERY, self.ref.cast.wake)
         if self._desk.unspooled:
             self.task(self._keep(), name="telemetry spool")
@@ -57,9 +58,8 @@ class Telemetry(Actor):
         desk.answered()
         if desk.batching.due(self.system.loop.time()) and (batch := desk.batching.take()):
             self.task(self._send(batch), name="telemetry")
-        if desk.server_seen and not self._catching_up and desk.spool is not None and desk.spool.exists:
-            self._catching_up = True
-            desk.server_seen = False
+        if desk.server_seen and not desk.reading and desk.spool is not None and desk.spool.exists:
+            desk.reading, desk.server_seen = True, False
             self.task(self._catch_up(desk.spool), name="telemetry spool")
         desk.report_drained()
 
@@ -74,9 +74,10 @@ class Telemetry(Actor):
         elif verdict == "refused":
             desk.batching.refused(len(batch))
         else:
+            desk.server_seen = False
             desk.unspooled += desk.batching.failed(len(batch))
             if desk.closing:
-                desk.give_up()
+                desk.unspooled += desk.batching.give_up()
             await self._keep()
         desk.report_drained()
         self.ref.cast.wake()
@@ -120,8 +121,8 @@ class Telemetry(Actor):
                     break
         except OSError as error:
             _log.info("telemetry.spool_unreadable", error=str(error))
-        finally:
-            self._catching_up = False
+        # Not where it is cancelled: a thread may be claiming a batch, which `leave` gives back.
+        self._desk.reading = False
 
     async def _claim(self, spool: Spool) -> Claim | None:
         now = datetime.datetime.now(datetime.UTC).timestamp()

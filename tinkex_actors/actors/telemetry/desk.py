@@ -78,6 +78,7 @@ class TelemetryDesk(Desk):
         unspooled: given up, and not yet on disk.
         closing: the service ends, and waits for the queue: the first failure gives up.
         server_seen: the server has answered, so that what the spool holds may be tried.
+        reading: a batch of the spool is being sent, or looked for.
     """
 
     __slots__ = (
@@ -91,6 +92,7 @@ class TelemetryDesk(Desk):
         "closing",
         "enabled",
         "lost",
+        "reading",
         "server_seen",
         "session_id",
         "spool",
@@ -109,6 +111,7 @@ class TelemetryDesk(Desk):
         self.lost = 0
         self.closing = False
         self.server_seen = False
+        self.reading = False
         self._now = now
         self._begun_at: float | None = None
         self._indexes = itertools.count()
@@ -191,10 +194,6 @@ class TelemetryDesk(Desk):
         self.batching = Batching()
         self.unspooled.clear()
 
-    def give_up(self) -> None:
-        """Nothing will be sent any more: what is left is for the spool."""
-        self.unspooled += self.batching.give_up()
-
     def requests(self, events: Sequence[TelemetryEvent]) -> list[TelemetrySendRequest]:
         """The bodies for events, in batches."""
         size = self.batching.limits.batch
@@ -209,6 +208,15 @@ class TelemetryDesk(Desk):
             for start in range(0, len(events), size)
         ]
 
+    def leave(self) -> None:
+        """The service has ended, its actors too: put what is left on disk, with what was taken from there; blocks."""
+        self.unspooled += self.batching.give_up()
+        if self.unspooled:
+            self.write_to_spool(self.unspooled)
+            self.unspooled = []
+        if self.spool is not None:
+            self.spool.give_back_all()
+
     def write_to_spool(self, events: Sequence[TelemetryEvent]) -> None:
         """Keep events on disk; blocks. What cannot be kept is counted as lost."""
         now = datetime.datetime.now(datetime.UTC).timestamp()
@@ -221,6 +229,11 @@ class TelemetryDesk(Desk):
             _log.info("telemetry.lost", events=len(events), error=str(error))
         else:
             self.spooled += len(events)
+
+    @property
+    def has_remains(self) -> bool:
+        """Whether `leave` has anything to do."""
+        return self.reading or not self.batching.drained or bool(self.unspooled)
 
     def drained(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
         """A future that ends when nothing is queued and nothing is on its way."""

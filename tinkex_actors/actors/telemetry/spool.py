@@ -66,6 +66,7 @@ class Spool:
         self.folder = folder
         self.max_bytes = max_bytes
         self.max_age = max_age
+        self._held: set[Path] = set()
 
     @property
     def exists(self) -> bool:
@@ -108,18 +109,25 @@ class Spool:
             except FileNotFoundError:
                 continue  # another process was quicker
             if request is not None:
+                self._held.add(claimed)
                 return Claim(claimed, request)
             claimed.unlink(missing_ok=True)
         return None
 
     def remove(self, claim: Claim) -> None:
         """The batch was sent, or is refused: forget it."""
+        self._held.discard(claim.path)
         claim.path.unlink(missing_ok=True)
 
     def give_back(self, claim: Claim) -> None:
         """The batch could not be sent: leave it for later."""
-        if claim.path.exists():
-            claim.path.rename(claim.path.with_suffix(_READY))
+        self._held.discard(claim.path)
+        _put_back(claim.path)
+
+    def give_back_all(self) -> None:
+        """Leave every batch claimed here, and not yet settled, for later."""
+        while self._held:
+            _put_back(self._held.pop())
 
     def _trim(self, now: float) -> None:
         for path in self._files(_CLAIMED, _PART):
