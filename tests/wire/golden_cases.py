@@ -335,7 +335,7 @@ RESPONSES: dict[str, Any] = {
         name="laptop",
         note="",
         details=t.ApiKeyDetails(
-            org_details=t.OrgDetails(name="acme"), user_details=t.UserDetails(email="me@example.com")
+            org_details=t.ApiKeyOrgDetails(name="acme"), user_details=t.ApiKeyUserDetails(email="me@example.com")
         ),
     ),
     "delete_self_api_key": None,
