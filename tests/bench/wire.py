@@ -1,7 +1,8 @@
 """Encode and decode a batch of 64 x 1024 tokens, and its result, against bare protobuf and msgspec doing the same.
 
-"The same" is: from numpy arrays to the very bytes, and from the bytes to an array for each tensor. The bare side has no
-checks, no records and no messages.
+"The same" is: from numpy arrays to the very bytes, and from the bytes to what the protocol's types hold: an array for
+each tensor, and the token ids of a prompt as an array and as a list. The bare side has no checks, no records and no
+words for errors.
 
     python -m tests.bench.wire [--json] [--quick]
 """
@@ -93,7 +94,8 @@ def bare_protobuf_read_request(body: bytes) -> Any:
     """Read the batch."""
     return [
         (
-            np.frombuffer(datum.model_input[0].encoded_text.tokens, np.int32),
+            (tokens := np.frombuffer(datum.model_input[0].encoded_text.tokens, np.int32)),
+            tokens.tolist(),
             {
                 name: np.frombuffer(tensor.dense, _KINDS[tensor.dtype]).reshape(tuple(tensor.shape))
                 for name, tensor in datum.loss_fn_inputs.items()
@@ -194,7 +196,7 @@ def bare_json_request() -> bytes:
 def bare_json_read_request(body: bytes) -> Any:
     """Read the batch."""
     return [
-        (np.asarray(datum.model_input.chunks[0].tokens, np.int32), _arrays(datum.loss_fn_inputs))
+        (tokens := datum.model_input.chunks[0].tokens, np.asarray(tokens, np.int32), _arrays(datum.loss_fn_inputs))
         for datum in _REQUESTS.decode(body).forward_backward_input.data
     ]
 

@@ -173,9 +173,9 @@ def _list(item: _Rule) -> _Rule:
     def convert(value: Any) -> Any:
         if type(value) is not list:
             value = _listed(value)
-        if item.expected == "anything" or all(type(entry) in item.exact for entry in value):
+        if item.expected == "anything" or item.exact.issuperset(map(type, value)):
             return value
-        return [_part(item, entry, f"[{at}]") for at, entry in enumerate(value)]
+        return [_part(item, entry, at) for at, entry in enumerate(value)]
 
     what = f"({item.expected})" if " or " in item.expected else item.expected
     return _Rule(frozenset(), convert, f"a list, each entry {what}")
@@ -196,21 +196,22 @@ def _dict(item: _Rule) -> _Rule:
         if type(value) is not dict and not isinstance(value, Mapping):
             raise _Mismatch
         entries = value if type(value) is dict else dict(value)
-        if not all(type(key) is str for key in entries):
+        if not _TEXT.issuperset(map(type, entries)):
             raise _Mismatch
-        if item.expected == "anything" or all(type(entry) in item.exact for entry in entries.values()):
+        if item.expected == "anything" or item.exact.issuperset(map(type, entries.values())):
             return entries
-        return {key: _part(item, entry, f"[{key!r}]") for key, entry in entries.items()}
+        return {key: _part(item, entry, key) for key, entry in entries.items()}
 
     return _Rule(frozenset(), convert, f"a dict from text to {item.expected}")
 
 
-def _part(item: _Rule, entry: Any, place: str) -> Any:
+def _part(item: _Rule, entry: Any, key: str | int) -> Any:
     if type(entry) in item.exact:
         return entry
     try:
         return item.convert(entry)
     except _Mismatch as mismatch:
+        place = f"[{key!r}]"
         if mismatch.rule is None:
             raise _Mismatch(place + mismatch.place, item, entry) from None
         raise _Mismatch(place + mismatch.place, mismatch.rule, mismatch.value) from None

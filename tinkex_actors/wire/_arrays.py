@@ -12,7 +12,17 @@ from tinkex_actors.errors import RemoteWireError
 from tinkex_actors.types import TensorData, TensorDtype, TopkLogprobs
 from tinkex_actors.wire._proto import tinker_public_pb2 as pb
 
-__all__ = ["from_buffer", "read_tensor", "read_topk", "read_values", "wire_dtype", "write_tensor", "write_topk"]
+__all__ = [
+    "WIRE_DTYPES",
+    "WIRE_NUMBERS",
+    "from_buffer",
+    "read_tensor",
+    "read_topk",
+    "read_values",
+    "wire_dtype",
+    "write_tensor",
+    "write_topk",
+]
 
 Array = npt.NDArray[Any]
 
@@ -23,7 +33,16 @@ _DTYPES: Final[dict[int, np.dtype[Any]]] = {
     pb.DTYPE_INT32: np.dtype("<i4"),
     pb.DTYPE_BFLOAT16: np.dtype("<u2"),
 }
-_NUMBERS: Final[dict[str, int]] = {"float32": pb.DTYPE_FLOAT32, "int64": pb.DTYPE_INT64, "int32": pb.DTYPE_INT32}
+WIRE_NUMBERS: Final[dict[str, int]] = {"float32": pb.DTYPE_FLOAT32, "int64": pb.DTYPE_INT64, "int32": pb.DTYPE_INT32}
+"""The ``DType`` of an element type's name."""
+
+WIRE_DTYPES: Final[dict[str, np.dtype[Any]]] = {name: _DTYPES[number] for name, number in WIRE_NUMBERS.items()}
+"""The little-endian dtype of an element type's name."""
+
+_DENSE: Final[dict[int, tuple[np.dtype[Any], TensorDtype]]] = {
+    pb.DTYPE_FLOAT32: (_DTYPES[pb.DTYPE_FLOAT32], "float32"),
+    pb.DTYPE_INT64: (_DTYPES[pb.DTYPE_INT64], "int64"),
+}
 
 
 def wire_dtype(number: int, where: str) -> np.dtype[Any]:
@@ -40,7 +59,7 @@ def from_buffer(buffer: bytes, dtype: npt.DTypeLike, where: str) -> Array:
     Raises:
         RemoteWireError: its size is not a whole number of elements.
     """
-    wanted = np.dtype(dtype)
+    wanted = dtype if isinstance(dtype, np.dtype) else np.dtype(dtype)
     if len(buffer) % wanted.itemsize:
         raise RemoteWireError(f"{where}: {len(buffer)} bytes are not a whole number of {wanted} elements.")
     return np.frombuffer(buffer, wanted)
@@ -64,6 +83,13 @@ def read_tensor(message: Any, where: str) -> TensorData:
     """
     encoding = message.WhichOneof("encoding")
     shape = tuple(message.shape)
+    plain = _DENSE.get(message.dtype)
+    if encoding == "dense" and plain is not None and len(shape) == 1:
+        # Nearly every tensor: no conversion, one comparison.
+        dtype, name = plain
+        buffer = message.dense
+        if len(buffer) == shape[0] * dtype.itemsize:
+            return TensorData(np.frombuffer(buffer, dtype), name)
     if encoding == "sparse_csr":
         csr = message.sparse_csr
         values = read_values(csr.values, message.dtype, f"{where}.values")
@@ -93,13 +119,15 @@ def write_tensor(message: Any, tensor: TensorData, dtype: str | None = None) -> 
         dtype: element type on the wire, where it is not the tensor's own.
     """
     kind = dtype or tensor.dtype
-    message.dtype = _NUMBERS[kind]
-    message.shape.extend(tensor.shape)
-    values = tensor.values_np.astype(_DTYPES[message.dtype], copy=False).tobytes()
+    message.dtype = WIRE_NUMBERS[kind]
+    array = tensor.values_np.astype(WIRE_DTYPES[kind], copy=False)
+    values = array.tobytes()
     crow, col = tensor.crow_indices_np, tensor.col_indices_np
     if crow is None or col is None:
+        message.shape.extend(array.shape)
         message.dense = values
         return
+    message.shape.extend(tensor.shape)
     message.sparse_csr.values = values
     message.sparse_csr.crow_indices = crow.astype("<i8", copy=False).tobytes()
     message.sparse_csr.col_indices = col.astype("<i8", copy=False).tobytes()

@@ -6,7 +6,7 @@ Imported at the first protobuf message, because it imports protobuf.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -32,6 +32,8 @@ from tinkex_actors.types import (
     TensorDtype,
 )
 from tinkex_actors.wire._arrays import (
+    WIRE_DTYPES,
+    WIRE_NUMBERS,
     from_buffer,
     read_tensor,
     read_topk,
@@ -154,49 +156,67 @@ def _read_request(message: Any) -> ForwardBackwardRequest:
         seq_id=message.seq_id or None,
         forward_only=message.forward_only,
         forward_backward_input=ForwardBackwardInput(
-            data=[_read_datum(datum, f"data[{index}]") for index, datum in enumerate(message.data)],
+            data=[_read_datum(datum, index) for index, datum in enumerate(message.data)],
             loss_fn=message.loss_fn,
             loss_fn_config=config or None,
         ),
     )
 
 
-def _read_datum(message: Any, where: str) -> Datum:
-    chunks = [_read_chunk(chunk, f"{where}.model_input[{index}]") for index, chunk in enumerate(message.model_input)]
-    inputs = {
-        name: read_tensor(tensor, f"{where}.loss_fn_inputs[{name!r}]")
-        for name, tensor in message.loss_fn_inputs.items()
-    }
-    spans = [_read_spans(field, where) for field in (message.model_input_spans, message.loss_fn_input_spans)]
-    return Datum(ModelInput(chunks=chunks), inputs, *(spans if any(spans) else ()))
+def _read_datum(message: Any, index: int) -> Datum:
+    # Places are put into words when something is wrong with them, not for every tensor.
+    chunks: list[ModelInputChunk] = []
+    for chunk in message.model_input:
+        try:
+            chunks.append(_read_chunk(chunk))
+        except (RemoteWireError, ValueError) as error:
+            raise _placed(error, f"data[{index}].model_input[{len(chunks)}]") from error
+    fields, inputs = message.loss_fn_inputs, {}
+    for name in fields:
+        try:
+            inputs[name] = read_tensor(fields[name], "")
+        except RemoteWireError as error:
+            raise _placed(error, f"data[{index}].loss_fn_inputs[{name!r}]") from error
+    if not (message.model_input_spans or message.loss_fn_input_spans):
+        return Datum(ModelInput(chunks=chunks), inputs)
+    try:
+        spans = _read_spans(message.model_input_spans), _read_spans(message.loss_fn_input_spans)
+    except (RemoteWireError, ValueError) as error:
+        raise _placed(error, f"data[{index}]") from error
+    return Datum(ModelInput(chunks=chunks), inputs, *spans)
 
 
-def _read_spans(spans: Any, where: str) -> list[PromptProvenanceSpan | SampledProvenanceSpan]:
+def _placed(error: Exception, place: str) -> RemoteWireError:
+    between = "" if isinstance(error, RemoteWireError) else ": "
+    return RemoteWireError(f"{place}{between}{error}")
+
+
+def _read_spans(spans: Any) -> list[PromptProvenanceSpan | SampledProvenanceSpan]:
     kinds: dict[str, Any] = {"prompt_tokens": PromptProvenanceSpan, "sampled_tokens": SampledProvenanceSpan}
     found = []
     for span in spans:
         kind = span.WhichOneof("span")
         if kind is None:
-            raise RemoteWireError(f"{where}: a provenance span of kind nothing; expected {' or '.join(kinds)}.")
+            raise RemoteWireError(f": a provenance span of no kind; expected {' or '.join(kinds)}.")
         item = getattr(span, kind)
         found.append(kinds[kind](sequence_id=item.sequence_id, offset=item.offset, length=item.length))
     return found
 
 
-def _read_chunk(message: Any, where: str) -> ModelInputChunk:
+def _read_chunk(message: Any) -> ModelInputChunk:
     kind = message.WhichOneof("chunk")
     if kind == "encoded_text":
-        tokens: Any = from_buffer(message.encoded_text.tokens, "<i4", where)
+        tokens: Any = from_buffer(message.encoded_text.tokens, "<i4", "")
         return EncodedTextChunk(tokens=tokens)
     if kind == "image":
         image = message.image
         if image.format not in _IMAGE_FORMATS:
-            raise RemoteWireError(f"{where}: image format {image.format!r} is not one of {', '.join(_IMAGE_FORMATS)}.")
+            raise RemoteWireError(f": image format {image.format!r} is not one of {', '.join(_IMAGE_FORMATS)}.")
         expected = image.expected_tokens if image.HasField("expected_tokens") else None
         return ImageChunk(data=image.data, format=image.format, expected_tokens=expected)
     if kind == "dmel":
         return DmelChunk(dmel=message.dmel.dmel)
-    raise RemoteWireError(f"{where}: a chunk of no kind; expected encoded_text, image or dmel.")
+    raise RemoteWireError(": a chunk of no kind; expected encoded_text, image or dmel.")
 
 
 # --- forward and backward: the result ------------------------------------------------------------------------------
@@ -208,26 +228,34 @@ def _write_output(output: ForwardBackwardOutput) -> Any:
         datums = output.loss_fn_outputs[start:stop]
         record = message.loss_fn_outputs.add(type_tag=output.loss_fn_output_type, num_datums=len(datums))
         for name in datums[0]:
-            _write_field(record.fields[name], [np.atleast_1d(datum[name].to_numpy()) for datum in datums])
+            _write_field(record.fields[name], [datum[name] for datum in datums])
     return message
 
 
 def _alike(outputs: list[dict[str, TensorData]]) -> Iterator[tuple[int, int]]:
     # A record has one dtype and one trailing shape for each field, so it holds a run of datums that agree on them.
     start = 0
-    signatures = [{name: (tensor.dtype, tensor.shape[1:]) for name, tensor in datum.items()} for datum in outputs]
+    signatures = [
+        {
+            name: (tensor.dtype, tensor.values_np.shape[1:] if not tensor.is_sparse else tuple(tensor.shape[1:]))
+            for name, tensor in datum.items()
+        }
+        for datum in outputs
+    ]
     for index in range(1, len(outputs) + 1):
         if index == len(outputs) or signatures[index] != signatures[start]:
             yield start, index
             start = index
 
 
-def _write_field(field: Any, arrays: list[Any]) -> None:
-    first = arrays[0]
-    field.dtype = pb.DTYPE_FLOAT32 if first.dtype == np.float32 else pb.DTYPE_INT64
-    field.trailing_shape.extend(first.shape[1:])
-    field.data = b"".join(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes() for array in arrays)
-    field.offsets = np.cumsum([0, *(array.nbytes for array in arrays)], dtype="<i8").tobytes()
+def _write_field(field: Any, tensors: list[TensorData]) -> None:
+    dtype = WIRE_DTYPES[tensors[0].dtype]
+    arrays = [tensor.to_numpy() if tensor.is_sparse else tensor.values_np for tensor in tensors]
+    parts = [array.astype(dtype, copy=False).tobytes() for array in arrays]
+    field.dtype = WIRE_NUMBERS[tensors[0].dtype]
+    field.trailing_shape.extend(arrays[0].shape[1:])
+    field.data = b"".join(parts)
+    field.offsets = np.fromiter(accumulate(map(len, parts), initial=0), "<i8", len(parts) + 1).tobytes()
 
 
 def _read_output(message: Any) -> ForwardBackwardOutput:
@@ -280,6 +308,8 @@ def _read_field(field: Any, where: str, num_datums: int) -> list[TensorData]:
         raise RemoteWireError(f"{where}: a negative dimension in trailing_shape {list(trailing)}.")
     dtype: TensorDtype = "float32" if values.dtype.kind == "f" else "int64"
     bounds = (offsets // itemsize).tolist()
+    if not trailing:
+        return [TensorData(values[start:stop], dtype) for start, stop in pairwise(bounds)]
     tensors = []
     for start, stop in pairwise(bounds):
         rows = (stop - start) // size if size else 0
