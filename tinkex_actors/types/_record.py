@@ -25,6 +25,7 @@ __all__ = ["Record", "as_number", "check_fields", "short"]
 _MISSING: Final = object()
 _SHOWN_TEXT: Final = 80
 _SHOWN_ITEMS: Final = 6
+_KEYS: Final = frozenset({str})
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -196,7 +197,7 @@ def _dict(item: _Rule) -> _Rule:
         if type(value) is not dict and not isinstance(value, Mapping):
             raise _Mismatch
         entries = value if type(value) is dict else dict(value)
-        if not _TEXT.issuperset(map(type, entries)):
+        if not _KEYS.issuperset(map(type, entries)):
             raise _Mismatch
         if item.expected == "anything" or item.exact.issuperset(map(type, entries.values())):
             return entries
