@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinkex_actors.clients import ApiFuture, RestClient, SamplingClient, ServiceClient, TrainingClient
-    from tinkex_actors.config import Config, RetryConfig
+    from tinkex_actors.config import BreakerConfig, Config, RetryConfig
     from tinkex_actors.errors import (
         ActorCrashedError,
         ActorError,
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         BillingError,
         CallCycleError,
         CallTimeoutError,
+        CircuitOpenError,
         ClosedError,
         ConfigError,
         ConflictError,
@@ -257,12 +258,12 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "tinkex_actors.clients": "ApiFuture RestClient SamplingClient ServiceClient TrainingClient",
-    "tinkex_actors.config": "Config RetryConfig",
+    "tinkex_actors.config": "BreakerConfig Config RetryConfig",
     "tinkex_actors.errors": """
         APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError
         ActorCrashedError ActorError ActorRestartedError ActorStoppedError AuthenticationError BadRequestError
-        BillingError CallCycleError CallTimeoutError ClosedError ConfigError ConflictError CredentialsError
-        GoneError InputError InternalServerError LocalWireError LossError MailboxFullError
+        BillingError CallCycleError CallTimeoutError CircuitOpenError ClosedError ConfigError ConflictError
+        CredentialsError GoneError InputError InternalServerError LocalWireError LossError MailboxFullError
         ModelNotInstalledError NonFiniteLossError NotFoundError OutcomeUnknownError PermissionDeniedError
         RateLimitError RemoteWireError RequestFailedError RestartsExhaustedError SequenceBrokenError
         ShapeMismatchError StartFailedError StopTimeoutError TinkerError TinkerPathError TinkexError
@@ -344,6 +345,7 @@ __all__ = [
     "BillingUsageEvent",
     "BillingUsageResponse",
     "BillingUsageSession",
+    "BreakerConfig",
     "CallCycleError",
     "CallTimeoutError",
     "CancelFutureRequest",
@@ -353,6 +355,7 @@ __all__ = [
     "CheckpointBillingEvent",
     "CheckpointType",
     "CheckpointsListResponse",
+    "CircuitOpenError",
     "ClientConfigRequest",
     "ClientConfigResponse",
     "ClientDynamicConfigResponse",

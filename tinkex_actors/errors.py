@@ -31,7 +31,8 @@
         ├── APIError
         │   ├── APIResponseValidationError
         │   ├── APIConnectionError      no usable answer
-        │   │   └── APITimeoutError
+        │   │   ├── APITimeoutError
+        │   │   └── CircuitOpenError    not sent: the last requests of its group failed
         │   └── APIStatusError          an HTTP status of 300 and above
         │       ├── BadRequestError 400          ├── AuthenticationError 401
         │       ├── BillingError 402             ├── PermissionDeniedError 403
@@ -66,6 +67,7 @@ __all__ = [
     "BillingError",
     "CallCycleError",
     "CallTimeoutError",
+    "CircuitOpenError",
     "ClosedError",
     "ConfigError",
     "ConflictError",
@@ -279,6 +281,20 @@ class APIConnectionError(APIError):
 
 class APITimeoutError(APIConnectionError, TimeoutError):
     """No answer in time."""
+
+
+class CircuitOpenError(APIConnectionError):
+    """Not sent: the last requests of its group failed, and ``Config.breaker`` leaves the server alone for a while.
+
+    Attributes:
+        group: the requests that are refused.
+        retry_after: seconds after which another one may go.
+    """
+
+    def __init__(self, message: str = "", *, group: str = "", retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.group = group
+        self.retry_after = retry_after
 
 
 class APIStatusError(APIError):

@@ -214,6 +214,9 @@ class Backbone:
     def _apply(self, flags: ClientConfigResponse) -> None:
         # The flags come before the first training or sampling request, so nothing is inside the gates they replace.
         self.link.compress = flags.proto_compress_fwdbwd
+        self.link.keyring.follow(
+            exchanging=flags.pjwt_auth_enabled, from_command=flags.credential_default_source == "credential_cmd"
+        )
         self.training_gate = ByteGate(flags.fwdbwd_dispatch_bytes_semaphore_size)
         self.poller.gate = ByteGate(flags.inflight_response_bytes_semaphore_size)
         in_flight = flags.sample_max_concurrent_requests
@@ -267,6 +270,7 @@ class Backbone:
             finally:
                 if self._owns_system:
                     await self.system.stop()
+                self.link.keyring.forget()
                 for take_back in self._unhide:
                     take_back()
 

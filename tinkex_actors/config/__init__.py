@@ -3,6 +3,14 @@
 from tinkex_actors.config.breaker import BreakerConfig
 from tinkex_actors.config.redaction import without_credentials
 from tinkex_actors.config.retry import RetryConfig
-from tinkex_actors.config.settings import DEFAULT_BASE_URL, SDK_VERSION, Config
+from tinkex_actors.config.settings import DEFAULT_BASE_URL, SDK_VERSION, Config, pairs_of
 
-__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "BreakerConfig", "Config", "RetryConfig", "without_credentials"]
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "SDK_VERSION",
+    "BreakerConfig",
+    "Config",
+    "RetryConfig",
+    "pairs_of",
+    "without_credentials",
+]

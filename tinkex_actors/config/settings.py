@@ -18,7 +18,7 @@ from tinkex_actors.config.redaction import MASK, is_secret_header, masked_key, w
 from tinkex_actors.errors import ConfigError, CredentialsError
 from tinkex_actors.log_levels import parse_log_levels
 
-__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config"]
+__all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config", "pairs_of"]
 
 # Protocol 1.1.
 DEFAULT_BASE_URL = "https://tinker.thinkingmachines.dev/services/tinker-prod"
@@ -260,6 +260,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         scheme, separator, rest = self.base_url.partition("://")
         if separator and scheme in ("http", "https") and not _host(rest):
             raise ConfigError(f"Config.base_url: {self.shown_url!r} names no host. Expected {scheme}://HOST/PATH.")
+
+
+def pairs_of(entries: Pairs | Mapping[str, str]) -> Pairs:
+    """Return entries as a configuration keeps them: pairs, whatever they were given as."""
+    return tuple(entries.items() if isinstance(entries, Mapping) else entries)
 
 
 def _is_remote(url: str) -> bool:

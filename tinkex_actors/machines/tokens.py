@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import msgspec
 
@@ -88,5 +88,5 @@ def failed(token: Token, now: float) -> None:
     token.renew_at = now + _AGAIN
 
 
-def _is_instant(value: object) -> bool:
+def _is_instant(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1e12

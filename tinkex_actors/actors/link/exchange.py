@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from tinkex_actors.actors.link.carrier import Carrier
+from tinkex_actors.actors.link.reads import Reads
 from tinkex_actors.actors.link.speech import Speech
-from tinkex_actors.config import SDK_VERSION
-from tinkex_actors.errors import APIConnectionError, APIStatusError
-from tinkex_actors.machines.retry import Failure, RetryPolicy, decide
+from tinkex_actors.errors import APIConnectionError, APIStatusError, CircuitOpenError
+from tinkex_actors.machines.retry import Failure, RetryPolicy, decide, policy_for
 from tinkex_actors.runtime.log import Logger
-from tinkex_actors.types import FutureRetrieveRequest
-from tinkex_actors.wire.client import base_headers, decode_poll, decode_response, encode_request, poll_request
+from tinkex_actors.types import AuthTokenRequest, FutureRetrieveRequest
+from tinkex_actors.wire.client import decode_poll, decode_response, encode_request, poll_request
 from tinkex_actors.wire.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -23,13 +25,10 @@ if TYPE_CHECKING:
     from tinkex_actors.transport import Transport
     from tinkex_actors.wire.client import PollAnswer
     from tinkex_actors.wire.dialect import Dialect
-    from tinkex_actors.wire.exchange import Request, Response
+    from tinkex_actors.wire.exchange import Response
     from tinkex_actors.wire.routes import Route
 
-__all__ = ["PATIENT", "Link"]
-
-# Protocol 1.5: 300 seconds, from the first attempt.
-PATIENT = RetryPolicy()
+__all__ = ["Link"]
 
 # What a route without a limit of its own has (protocol 1.1); `Config.timeout` stands in for it.
 _ORDINARY_TIMEOUT = 60.0
@@ -47,6 +46,8 @@ class Link:
     Attributes:
         speech: what was found out about the server, and the dialect that follows.
         compress: send training batches as zstd (the server's flag ``proto_compress_fwdbwd``).
+        keyring: the credential that requests carry.
+        breakers: the requests that are refused while the server keeps failing.
     """
 
     def __init__(self, transport: Transport, *, config: Config, system: ActorSystem) -> None:
@@ -55,7 +56,12 @@ class Link:
         self.system = system
         self.speech = Speech(config.shown_url, system=system)
         self.compress = False
-        self._headers = base_headers(config.api_key, SDK_VERSION)
+        self._policy = policy_for(config.parity, config.max_retries)
+        self._carrier = Carrier(transport, config=config, system=system, exchange=self._exchange_token)
+        self._reads = Reads(config, system=system)
+        self._headers = self._carrier.headers
+        self.keyring = self._carrier.keyring
+        self.breakers = self._carrier.breakers
 
     @property
     def dialect(self) -> Dialect:
@@ -69,14 +75,14 @@ class Link:
         *,
         path: Mapping[str, str] | None = None,
         query: Mapping[str, object] | None = None,
-        policy: RetryPolicy = PATIENT,
+        policy: RetryPolicy | None = None,
         idempotency_key: str | None = None,
         on_retry: Callable[[str], None] | None = None,
     ) -> Any:
         """Send a message and return the decoded answer, retrying as ``policy`` says.
 
-        The idempotency key stays the same over all attempts (protocol 1.2). ``on_retry`` hears, in words, why another
-        attempt is needed.
+        The default policy is that of ``Config.parity``. The idempotency key stays the same over all attempts (protocol
+        1.2). ``on_retry`` hears, in words, why another attempt is needed.
 
         Raises:
             APIStatusError: the server's last word, when the policy gives up.
@@ -84,6 +90,28 @@ class Link:
             RemoteWireError: an answer that cannot be read.
             UnsupportedByServerError: the server lacks the route, or what this message asks of it.
         """
+        values, entries = path or {}, query or {}
+        policy = self._limited(policy)
+        if not self._reads.on:
+            return await self._insist(route, message, values, entries, policy, idempotency_key, on_retry)
+        return await self._reads.read(
+            route,
+            message,
+            values,
+            entries,
+            lambda: self._insist(route, message, values, entries, policy, idempotency_key, on_retry),
+        )
+
+    async def _insist(
+        self,
+        route: Route,
+        message: Any,
+        path: Mapping[str, str],
+        query: Mapping[str, object],
+        policy: RetryPolicy,
+        idempotency_key: str | None,
+        on_retry: Callable[[str], None] | None,
+    ) -> Any:
         started = self.system.loop.time()
         key = idempotency_key or f"stainless-python-retry-{uuid.uuid4()}"
         attempt = 0
@@ -91,7 +119,7 @@ class Link:
         while True:
             dialect, compressed = self.speech.dialect, self._compressing
             try:
-                response = await self._send(route, message, path or {}, query or {}, attempt, key)
+                response = await self._send(route, message, path, query, attempt, key)
                 answer = decode_response(route, response)
                 self.speech.understood(route, dialect, compressed=compressed)
                 return answer
@@ -102,6 +130,8 @@ class Link:
                     continue
                 failure = Failure(status=left.status_code, retry_after=left.retry_after, should_retry=left.should_retry)
                 problem: Exception = left
+            except CircuitOpenError:
+                raise  # to fail at once is what a breaker is for
             except APIConnectionError as error:
                 failure, problem = Failure(status=None), error
             elapsed = self.system.loop.time() - started
@@ -135,7 +165,7 @@ class Link:
             request.timeout = self.config.poll_timeout
             request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
             try:
-                return decode_poll(route, await self._carry(request), dialect)
+                return decode_poll(route, await self._carrier.send(request), dialect)
             except APIStatusError as error:
                 asked = FutureRetrieveRequest(request_id=request_id, allow_metadata_only=allow_metadata_only)
                 if self.speech.learn(ROUTES["retrieve_future"], asked, dialect, error) is not None:
@@ -167,16 +197,15 @@ class Link:
         if route.timeout == _ORDINARY_TIMEOUT:
             request.timeout = self.config.exchange_timeout
         request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
-        return await self._carry(request)
+        return await self._carrier.send(request)
 
-    async def _carry(self, request: Request) -> Response:
-        try:
-            return await self.transport.send(request)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Nobody asked this task to stop: taken for a cancellation, it would end in silence and its caller wait on.
-            raise APIConnectionError(
-                f"{request.method} {request.path}: the transport gave the exchange up, as a closing one does."
-            ) from error
+    def _limited(self, policy: RetryPolicy | None) -> RetryPolicy:
+        most = self.config.max_retries
+        if policy is None or most is None or (policy.max_attempts or most + 2) <= most + 1:
+            return policy or self._policy
+        return msgspec.structs.replace(policy, max_attempts=most + 1)
+
+    async def _exchange_token(self, policy: RetryPolicy) -> str:
+        answer = await self.exchange(ROUTES["auth_token"], AuthTokenRequest(), policy=policy)
+        token: str = answer.jwt
+        return token
