@@ -124,3 +124,28 @@ def test_a_signal_stops_in_order(number: signal.Signals) -> None:
         out, err = process.communicate(timeout=30)
     assert process.returncode == 128 + number, err
     assert out == "stopped in order\n"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="no POSIX signals")
+def test_a_second_signal_ends_the_process_at_once() -> None:
+    body = """
+        class Slow(Actor):
+            async def on_stop(self, reason):
+                print("stopping", flush=True)
+                await asyncio.sleep(60)
+        async def main():
+            async with ActorSystem() as system:
+                await system.spawn(Slow, shutdown=60.0)
+                print("ready", flush=True)
+                await asyncio.sleep(60)
+        run(main())
+    """
+    with subprocess.Popen(script(body), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.readline() == "stopping\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signal.SIGINT, err
