@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("actors", "client", "engine")
+BENCHES = ("actors", "wire", "client", "engine")
 
 
 def main() -> int:
