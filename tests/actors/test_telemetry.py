@@ -30,6 +30,11 @@ from tinkex_actors.wire.server import encode_error
 KEY = "tml-very-secret"
 
 
+@pytest.fixture(autouse=True)
+def _a_spool_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINKEX_STATE_DIR", str(tmp_path))
+
+
 class Listening(ModelServer):
     """A counting server that keeps the events it was told; it may answer them with a status, or not at all."""
 

@@ -69,6 +69,7 @@ class Backbone:
         self.transport = transport or open_transport(config.base_url, system=self.system, config=config)
         self.link = Link(self.transport, config=config, system=self.system)
         self.telemetry = TelemetryDesk(enabled=config.telemetry, now=self.loop.time, spool=_spool(config))
+        self.link.on_trouble = self.telemetry.note
         self.ledger = Ledger(self.system, loop=self.loop, stall_after=config.stall_after, telemetry=self.telemetry)
         self.session = SessionDesk(
             ledger=self.ledger,

@@ -12,6 +12,7 @@ from tinkex_actors.actors.link.reads import Reads
 from tinkex_actors.actors.link.speech import Speech
 from tinkex_actors.errors import APIConnectionError, APIStatusError, CircuitOpenError
 from tinkex_actors.machines.retry import Failure, RetryPolicy, decide, policy_for
+from tinkex_actors.redaction import redact
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import AuthTokenRequest, FutureRetrieveRequest
 from tinkex_actors.wire.client import decode_poll, decode_response, encode_request, poll_request
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tinkex_actors.config import Config
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.transport import Transport
+    from tinkex_actors.types import Severity
     from tinkex_actors.wire.client import PollAnswer
     from tinkex_actors.wire.dialect import Dialect
     from tinkex_actors.wire.exchange import Response
@@ -32,7 +34,7 @@ __all__ = ["Link"]
 
 # What a route without a limit of its own has (protocol 1.1); `Config.timeout` stands in for it.
 _ORDINARY_TIMEOUT = 60.0
-_log = Logger("tinkex_actors.http")
+_retry_log = Logger("tinkex_actors.retry")
 
 
 class Link:
@@ -48,6 +50,7 @@ class Link:
         compress: send training batches as zstd (the server's flag ``proto_compress_fwdbwd``).
         keyring: the credential that requests carry.
         breakers: the requests that are refused while the server keeps failing.
+        on_trouble: hears of every request that goes again, as a telemetry event: name, data, severity.
     """
 
     def __init__(self, transport: Transport, *, config: Config, system: ActorSystem) -> None:
@@ -56,6 +59,7 @@ class Link:
         self.system = system
         self.speech = Speech(config.shown_url, system=system)
         self.compress = False
+        self.on_trouble: Callable[[str, Mapping[str, Any], Severity], None] | None = None
         self._policy = policy_for(config.parity, config.max_retries)
         self._carrier = Carrier(transport, config=config, system=system, exchange=self._exchange_token)
         self._reads = Reads(config, system=system)
@@ -139,13 +143,31 @@ class Link:
             if delay is None:
                 raise problem
             attempt += 1
-            words = f"attempt {attempt + 1} in {delay:.1f} s, because of {problem}"
+            words = self._tell(route, problem, attempt, delay, elapsed)
             if on_retry is not None:
                 on_retry(words)
-            # A wait must not be silent, nor fill the log: attempts 1, 2, 4, 8 ... are worth a warning.
-            log = _log.warning if attempt & (attempt - 1) == 0 else _log.info
-            log("request.retry", route=route.name, attempt=attempt, delay=round(delay, 3), error=str(problem))
             await self.pause(delay)
+
+    def _tell(self, route: Route, problem: Exception, attempt: int, delay: float, elapsed: float) -> str:
+        """Log that a request goes again, tell telemetry, and return it in words that hold no credential."""
+        error = redact(str(problem))
+        # A wait must not be silent, nor fill the log: attempts 1, 2, 4, 8 ... are worth a warning.
+        log = _retry_log.warning if attempt & (attempt - 1) == 0 else _retry_log.info
+        log("request.retry", route=route.name, attempt=attempt, delay=round(delay, 3), error=error)
+        if self.on_trouble is not None:
+            data: dict[str, Any] = {
+                "func": route.name,
+                "exception": error,
+                "exception_type": type(problem).__name__,
+                "is_retryable": True,
+                "attempt_count": attempt,
+                "elapsed_time": elapsed,
+            }
+            if isinstance(problem, APIStatusError):
+                data["status_code"] = problem.status_code
+            # The official client's name (protocol 9.2), under which the service knows it.
+            self.on_trouble("InternalClientHolder.execute_with_retries.exception", data, "WARNING")
+        return f"attempt {attempt + 1} in {delay:.1f} s, because of {error}"
 
     async def poll(
         self, request_id: str, route: Route, *, iteration: int, allow_metadata_only: bool, roundtrip: float | None
