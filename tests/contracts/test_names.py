@@ -26,6 +26,7 @@ PUBLIC = {
     "pypi.org",
     "semver.org",
     "tinker-docs.thinkingmachines.ai",
+    "tinker.thinkingmachines.ai",
     "tinker.thinkingmachines.dev",
     "www.apache.org",
     "www.erlang.org",
