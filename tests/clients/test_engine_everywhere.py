@@ -1,4 +1,4 @@
-"""The same calls give the same numbers in process and over HTTP, in both dialects."""
+"""The same calls give the same numbers in process and over HTTP, whatever the server speaks, lacks or insists on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ from tinkex_actors import (
     RequestFailedError,
     SamplingParams,
     ServiceClient,
+    UnsupportedByServerError,
 )
 from tinkex_actors.engine.service.call import EngineOptions
 from tinkex_actors.engine.transport import LocalTransport
 from tinkex_actors.runtime import ActorSystem
 from tinkex_actors.transport.server import serve
 from tinkex_actors.wire.dialect import HOSTED, JSON
+from tinkex_actors.wire.quirks import QUIRKS, Quirks
 
 PROMPT = ModelInput.from_ints([5, 6, 7])
 
@@ -82,6 +84,11 @@ async def everything(service: ServiceClient) -> dict[str, Any]:
         seen[name] = [(sequence.tokens, sequence.logprobs, sequence.stop_reason) for sequence in answer.sequences]
         seen[f"{name} prompt"] = answer.prompt_logprobs
         seen[f"{name} scores"] = await sampler.compute_logprobs(PROMPT)
+        # A stop that is a text, which some servers want in a list, and none for the length, which some insist on.
+        stopped = await sampler.sample(PROMPT, 1, SamplingParams(max_tokens=4, seed=5, stop="never said"))
+        seen[f"{name} stop"] = [sequence.tokens for sequence in stopped.sequences]
+        endless = await sampler.sample(PROMPT, 1, SamplingParams(seed=6, stop=list(range(512))))
+        seen[f"{name} without a length"] = [(sequence.tokens, sequence.stop_reason) for sequence in endless.sequences]
     rest = service.create_rest_client()
     listed = await rest.list_checkpoints(training.model_id)
     seen["checkpoints"] = sorted((point.checkpoint_id, point.checkpoint_type) for point in listed.checkpoints)
@@ -112,15 +119,52 @@ def test_the_numbers_make_sense(in_process: dict[str, Any]) -> None:
     assert [kind for _, kind in in_process["checkpoints"]] == ["sampler", "training"]
 
 
+# Together, a server that refuses both encodings, or answers two statuses, is none.
+ALONE = tuple(name for name in QUIRKS if name not in ("refuses_json", "submits_answer_202"))
+ROUTES_TO_DO_WITHOUT = ("client_config", "dynamic_config", "forward", "get_sampler", "telemetry", "session_heartbeat")
+FEATURES_TO_DO_WITHOUT = ("metadata_only", "protobuf", "sample_sequence_ids")
+
+SERVERS = {
+    "hosted": EngineOptions(),
+    "json": EngineOptions(dialect=JSON),
+    "strict": EngineOptions(strict=True),
+    "strict json": EngineOptions(dialect=JSON, strict=True),
+    **{f"quirk {name}": EngineOptions(quirks=Quirks.named([name])) for name in QUIRKS},
+    **{
+        f"json, quirk {name}": EngineOptions(dialect=JSON, quirks=Quirks.named([name]))
+        for name in QUIRKS
+        if name != "refuses_json"
+    },
+    **{
+        f"without {name}": EngineOptions(quirks=Quirks.named(without=[name]))
+        for name in (*ROUTES_TO_DO_WITHOUT, *FEATURES_TO_DO_WITHOUT)
+    },
+    "everything at once": EngineOptions(
+        strict=True, quirks=Quirks.named(ALONE, without=[*ROUTES_TO_DO_WITHOUT, *FEATURES_TO_DO_WITHOUT])
+    ),
+    "everything at once, json": EngineOptions(
+        dialect=JSON, strict=True, quirks=Quirks.named(ALONE, without=ROUTES_TO_DO_WITHOUT)
+    ),
+    "protobuf or nothing": EngineOptions(
+        quirks=Quirks.named(["refuses_json", "submits_answer_202", "old_fields"], without=["client_config"])
+    ),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "options",
-    [EngineOptions(), EngineOptions(dialect=JSON), EngineOptions(strict=True)],
-    ids=["hosted", "json", "strict"],
-)
-async def test_every_number_is_equal(options: EngineOptions, tmp_path: Path, in_process: dict[str, Any]) -> None:
+@pytest.mark.parametrize("name", SERVERS)
+async def test_every_number_is_equal(name: str, tmp_path: Path, in_process: dict[str, Any]) -> None:
+    options = SERVERS[name]
     async with over_http(tmp_path, options) as url, ServiceClient(base_url=url, api_key="tml-any") as service:
-        assert await everything(service) == in_process
+        seen = await everything(service)
+    wanted = dict(in_process)
+    if options.quirks.empty_metrics:
+        # What the server does not say, nobody can compare.
+        for key, value in in_process.items():
+            if isinstance(value, dict):
+                assert seen.pop(key) == {}
+                del wanted[key]
+    assert seen == wanted
 
 
 @pytest.mark.slow
@@ -153,3 +197,24 @@ async def test_what_the_server_refuses_says_why(tmp_path: Path, dialect: Any) ->
         with pytest.raises((RequestFailedError, APIStatusError), match="nowhere"):
             await training.load_state(f"tinker://{training.model_id}/weights/nowhere")
         assert (await training.optim_step(AdamParams())).metrics is not None, "refusals leave no gap"
+
+
+@pytest.mark.slow
+async def test_a_server_that_takes_no_encoding_at_all_is_told_so(tmp_path: Path) -> None:
+    options = EngineOptions(dialect=JSON, quirks=Quirks.named(["refuses_json"]))
+    async with over_http(tmp_path, options) as url, ServiceClient(base_url=url) as service:
+        training = await service.create_lora_training_client("tiny", rank=4)
+        with pytest.raises(UnsupportedByServerError, match="neither protobuf nor JSON") as caught:
+            await training.forward_backward(batch(), "cross_entropy")
+        assert caught.value.server == url
+
+
+@pytest.mark.slow
+async def test_what_a_server_does_not_know_is_not_left_out_where_it_was_meant(tmp_path: Path) -> None:
+    options = EngineOptions(quirks=Quirks.named(["old_fields"]))
+    async with over_http(tmp_path, options) as url, ServiceClient(base_url=url) as service:
+        training = await service.create_lora_training_client("tiny", rank=4)
+        with pytest.raises(UnsupportedByServerError, match="ttl_seconds") as caught:
+            await training.save_state("kept", ttl_seconds=3600)
+        assert caught.value.feature == "save_weights with ttl_seconds"
+        assert (await training.save_state("kept")).path, "a refusal takes no number"

@@ -17,6 +17,9 @@ from tinkex_actors.errors import APIStatusError, SequenceBrokenError, TinkexErro
 from tinkex_actors.machines import turns
 from tinkex_actors.machines.retry import Failure, is_refusal
 from tinkex_actors.runtime import Actor, handler
+from tinkex_actors.runtime.log import Logger
+from tinkex_actors.types import Datum, ForwardBackwardInput, ForwardBackwardRequest, ModelInput
+from tinkex_actors.wire.routes import ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from tinkex_actors.wire.routes import Route
 
 __all__ = ["Chunk", "Sequencer", "SequencerDesk"]
+
+_log = Logger("tinkex_actors.training")
 
 
 class Chunk(msgspec.Struct, frozen=True):
@@ -307,6 +312,7 @@ class Sequencer(Actor):
                     route, message, idempotency_key=key, on_retry=lambda words: self._desk.delayed(post, words)
                 )
         except UnsupportedByServerError as error:
+            await self._fill(post)
             self._desk.refused(post, error)
         except APIStatusError as error:
             if is_refusal(Failure(status=error.status_code)):
@@ -317,3 +323,23 @@ class Sequencer(Actor):
             self._desk.lost(post, error)
         else:
             self._desk.posted(post, promise.request_id, now=loop.time(), roundtrip=loop.time() - begun)
+
+    async def _fill(self, post: turns.Post) -> None:
+        """Give the server something harmless under a number that it has not taken, as a gap would stall what follows.
+
+        A request of a form that the server does not know was turned away before anybody looked at its number. One
+        token forward changes nothing, and where the number counts as taken after all, the answer does not matter.
+        """
+        token = Datum(model_input=ModelInput.from_ints([0]), loss_fn_inputs={"target_tokens": [0], "weights": [0.0]})
+        message = ForwardBackwardRequest(
+            forward_backward_input=ForwardBackwardInput(data=[token], loss_fn="cross_entropy"),
+            model_id=self._desk.model_id,
+            seq_id=post.seq_id,
+            forward_only=True,
+        )
+        try:
+            await self._link.exchange(
+                ROUTES["forward"], message, idempotency_key=f"{self._desk.model_id}:{post.seq_id}:filled"
+            )
+        except TinkexError as error:
+            _log.info("sequence.gap", model_id=self._desk.model_id, seq_id=post.seq_id, error=str(error))

@@ -8,6 +8,7 @@ from tinkex_actors.clients.tokenizer import load_tokenizer
 from tinkex_actors.errors import InputError, RemoteWireError, TokenizerNotLoadedError
 from tinkex_actors.machines.chunking import estimate_prompt_bytes
 from tinkex_actors.types import ModelInput, SampleRequest, SampleResponse, SamplingParams
+from tinkex_actors.wire.prompts import aligned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -140,8 +141,16 @@ class SamplingClient:
     def _submit(
         self, operation: str, request: SampleRequest, finish: Callable[[SampleResponse], Any]
     ) -> ApiFuture[Any]:
+        scored = request.prompt_logprobs or request.topk_prompt_logprobs
+
+        def end(answer: SampleResponse) -> Any:
+            # Servers differ in whether the first token, which has no score, has an entry.
+            if scored:
+                answer = aligned(answer, request.prompt.length, last_n=request.prompt_logprobs_last_n)
+            return finish(answer)
+
         return self._core.use().dispatcher.submit(
-            operation, self._session, request, size_bytes=estimate_prompt_bytes(request.prompt), finish=finish
+            operation, self._session, request, size_bytes=estimate_prompt_bytes(request.prompt), finish=end
         )
 
     def __repr__(self) -> str:
