@@ -230,7 +230,10 @@ class Job(NamedTuple):
 
 
 def jobs() -> list[Job]:
-    """Return every measured job, those with a target first; the bare side reads the bytes that ours wrote, and both wrote equally many."""
+    """Return every measured job, those with a target first.
+
+    The bare side reads the bytes that ours wrote, and wrote as many.
+    """
     batch_pb = encode_request(ROUTE, REQUEST, HOSTED)
     batch_json = encode_request(ROUTE, REQUEST, JSON)
     result_pb = encode_result(ROUTE, OUTPUT, PROTOBUF)

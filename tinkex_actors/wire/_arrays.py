@@ -120,7 +120,9 @@ def write_tensor(message: Any, tensor: TensorData, dtype: str | None = None) -> 
     """
     kind = dtype or tensor.dtype
     message.dtype = WIRE_NUMBERS[kind]
-    array = tensor.values_np.astype(WIRE_DTYPES[kind], copy=False)
+    array = tensor.values_np
+    if array.dtype != WIRE_DTYPES[kind]:
+        array = array.astype(WIRE_DTYPES[kind])
     values = array.tobytes()
     crow, col = tensor.crow_indices_np, tensor.col_indices_np
     if crow is None or col is None:

@@ -25,6 +25,7 @@ from tinkex_actors.types import (
     ModelInputChunk,
     PromptAltTokens,
     PromptProvenanceSpan,
+    ProvenanceSpans,
     SampledProvenanceSpan,
     SampledSequence,
     SampleResponse,
@@ -115,23 +116,27 @@ def _write_request(request: ForwardBackwardRequest) -> Any:
 
 
 def _write_datum(message: Any, datum: Datum) -> None:
+    chunks, fields = message.model_input, message.loss_fn_inputs
     for chunk in datum.model_input.chunks:
-        _write_chunk(message.model_input.add(), chunk)
+        _write_chunk(chunks.add(), chunk)
     for name, tensor in datum.loss_fn_inputs.items():
-        write_tensor(message.loss_fn_inputs[name], tensor)
-    for spans, target in (
-        (datum.model_input_spans, message.model_input_spans),
-        (datum.loss_fn_input_spans, message.loss_fn_input_spans),
-    ):
-        for span in spans or ():
-            item = target.add()
-            kept = item.prompt_tokens if isinstance(span, PromptProvenanceSpan) else item.sampled_tokens
-            kept.sequence_id, kept.offset, kept.length = span.sequence_id, span.offset, span.length
+        write_tensor(fields[name], tensor)
+    if datum.model_input_spans:
+        _write_spans(message.model_input_spans, datum.model_input_spans)
+    if datum.loss_fn_input_spans:
+        _write_spans(message.loss_fn_input_spans, datum.loss_fn_input_spans)
+
+
+def _write_spans(field: Any, spans: ProvenanceSpans) -> None:
+    for span in spans:
+        item = field.add()
+        kept = item.prompt_tokens if isinstance(span, PromptProvenanceSpan) else item.sampled_tokens
+        kept.sequence_id, kept.offset, kept.length = span.sequence_id, span.offset, span.length
 
 
 def _write_chunk(message: Any, chunk: ModelInputChunk) -> None:
     if isinstance(chunk, EncodedTextChunk):
-        message.encoded_text.tokens = chunk.tokens_np.astype("<i4", copy=False).tobytes()
+        message.encoded_text.tokens = chunk.tokens_np.astype(WIRE_DTYPES["int32"], copy=False).tobytes()
     elif isinstance(chunk, ImageChunk):
         message.image.data = chunk.data
         message.image.format = chunk.format
@@ -191,9 +196,9 @@ def _placed(error: Exception, place: str) -> RemoteWireError:
     return RemoteWireError(f"{place}{between}{error}")
 
 
-def _read_spans(spans: Any) -> list[PromptProvenanceSpan | SampledProvenanceSpan]:
+def _read_spans(spans: Any) -> ProvenanceSpans:
     kinds: dict[str, Any] = {"prompt_tokens": PromptProvenanceSpan, "sampled_tokens": SampledProvenanceSpan}
-    found = []
+    found: ProvenanceSpans = []
     for span in spans:
         kind = span.WhichOneof("span")
         if kind is None:
