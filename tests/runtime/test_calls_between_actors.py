@@ -109,7 +109,7 @@ async def test_statistics_say_who_waits_for_whom() -> None:
         await settle()
         statistics = a.statistics()
         assert (statistics.state, statistics.waiting_on, statistics.handling) == ("waiting", "/s", "forward")
-        assert "a  Node · waiting · in forward · for /s" in str(system.tree())
+        assert "a    Node         ◌ waiting for /s in forward" in str(system.tree())
         await asyncio.wait({asking})
 
 

@@ -129,10 +129,26 @@ async def test_top_counts_what_was_handled_meanwhile() -> None:
         rows = {row.path: (row.rate, row.restarts) for row in top.rows}
         assert list(rows) == ["/busy", "/late", "/quiet"]
         assert rows == {"/busy": (5.5, 1), "/late": (0.5, 0), "/quiet": (0.0, 0)}
-        assert str(top).splitlines()[1].split() == ["0.0%", "5.5", "0", "1", "/busy", "Recorder"]
+        assert str(top).splitlines()[1].split() == ["0.0%", "5.5", "0", "-", "1", "idle", "/busy", "Recorder"]
         assert msgspec.json.decode(msgspec.json.encode(top), type=Top) == top
         with pytest.raises(ConfigError):
             await system.top(0.0)
+
+
+@virtual_time()
+async def test_top_says_how_long_messages_wait_at_least() -> None:
+    async with ActorSystem() as system:
+        stuck = await system.spawn(Sleeper, name="stuck")
+        stuck.cast.nap(10.0)
+        stuck.cast.put(1)
+        await settle()
+        assert str(await system.top(2.0)).splitlines() == [
+            " share      msg/s  queued    oldest restarts  state        actor",
+            "  0.0%        0.0       1   >=2.0 s        0  running      /stuck  Sleeper",
+        ]
+        call = asyncio.ensure_future(stuck.within(60.0).call.seen())
+        await asyncio.sleep(8.5)
+        assert await call == ["napped", 1]
 
 
 class Burner(Actor):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable
 
@@ -103,14 +105,85 @@ async def test_the_tree_is_a_picture_and_plain_data() -> None:
         tree = system.tree()
         assert str(tree) == "\n".join(
             [
-                "app  _Root · idle",
-                "├─ core  Supervisor · idle",
-                "│  ├─ one  Sleeper · running · in nap · 1 queued · 1 done",
-                "│  └─ two  Recorder · idle · 1 done · restarted 1x (ZeroDivisionError: planted)",
-                "└─ side  Recorder · idle",
+                "app        ActorSystem  4 actors · 1 queued · 2 done",
+                "├─ core    Supervisor   ○ idle",
+                "│  ├─ one  Sleeper      ● running in nap · 1 queued · 1 done",
+                "│  └─ two  Recorder     ○ idle · 1 done · restarted 1x (ZeroDivisionError: planted)",
+                "└─ side    Recorder     ○ idle",
             ]
         )
         assert msgspec.json.decode(msgspec.json.encode(tree), type=ActorTree) == tree
+
+
+@virtual_time()
+async def test_the_picture_cuts_what_is_long_and_keeps_its_columns() -> None:
+    async with ActorSystem(name="app") as system:
+        await system.spawn(Recorder, name="run-0123456789abcdef0123456789abcdef:train:0")
+        failing = await system.spawn(Failing, name="f")
+        failing.cast.fail("x" * 200 + "\nsecond line")
+        failing.kill()
+        await settle()
+        assert str(system.tree()).splitlines() == [
+            "app                     ActorSystem  2 actors · 1 done",
+            "├─ run-012345…:train:0  Recorder     ○ idle",
+            f"└─ f                    Failing      ○ idle · 1 done · restarted 2x (ValueError: {'x' * 59}…)",
+        ]
+        assert "0123456789abcdef0123456789abcdef" in system.tree().children[0].statistics.path
+
+
+class Failing(Recorder):
+    from tinkex_actors.runtime import handler as _handler
+
+    @_handler
+    def fail(self, text: str) -> None:
+        raise ValueError(text)
+
+
+async def test_an_actor_with_work_on_a_thread_computes_and_one_with_tasks_is_not_idle() -> None:
+    release = threading.Event()
+    async with contextlib.AsyncExitStack() as stack:
+        system = await stack.enter_async_context(ActorSystem(name="app"))
+        stack.callback(release.set)
+        inside, beside = await system.spawn(Computer, name="inside"), await system.spawn(Computer, name="beside")
+        tending = await system.spawn(Computer, name="tending")
+        inside.cast.compute(release.wait)
+        beside.cast.compute_beside(release.wait)
+        tending.cast.tend(4)
+        for _ in range(3):  # the handlers, then the tasks they made
+            await asyncio.sleep(0)
+        assert str(system.tree()).splitlines()[1:] == [
+            "├─ inside   Computer     ● computing Event.wait in compute · 1 done",
+            "├─ beside   Computer     ● computing Event.wait · 1 task running · 1 done",
+            "└─ tending  Computer     ◌ 4 tasks running · 1 done",
+        ]
+        statistics = [ref.statistics() for ref in (inside, beside, tending)]
+        assert [row.state for row in statistics] == ["computing", "computing", "idle"]
+        assert [row.computing for row in statistics] == [("Event.wait",), ("Event.wait",), ()]
+        text = str(system.explain(inside))
+        assert text.startswith("/inside runs compute at ")
+        assert text.endswith(": Event.wait on a thread")
+        assert str(system.explain(beside)) == "/beside is computing: Event.wait on a thread"
+        release.set()
+        assert await inside.call.seen() == ["computed"]
+        assert inside.statistics().computing == ()
+
+
+class Computer(Recorder):
+    from tinkex_actors.runtime import handler as _handler
+
+    @_handler
+    async def compute(self, wait: Callable[[], object]) -> None:
+        await self.blocking(wait, workers=2)
+        self.mine.append("computed")
+
+    @_handler
+    def compute_beside(self, wait: Callable[[], object]) -> None:
+        self.task(self.blocking(wait, workers=2))
+
+    @_handler
+    def tend(self, tasks: int) -> None:
+        for _ in range(tasks):
+            self.task(asyncio.Event().wait())
 
 
 @virtual_time()

@@ -54,8 +54,8 @@ class Situation(msgspec.Struct, frozen=True, kw_only=True):
             words += f" waits for {self.waiting_on}{since}"
             if self.handling is not None:
                 words += f", in {self.handling}"
-        elif self.handling is not None and self.state in ("running", "stopping"):
-            words += f" runs {self.handling}" if self.state == "running" else f" is stopping, in {self.handling}"
+        elif self.handling is not None and self.state in ("running", "computing", "stopping"):
+            words += f" is stopping, in {self.handling}" if self.state == "stopping" else f" runs {self.handling}"
         else:
             words += f" is {self.state}"
         words += f" at {self.place}" if self.place else ""
@@ -78,18 +78,29 @@ class ActorLoad(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         path: the actor.
         cls: its class.
+        state: at the end, as in its statistics.
         share: part of the time, 0.0 to 1.0, in which its handler was on the loop's stack (sampled).
         rate: messages handled per second.
         queued: messages waiting at the end.
+        oldest_seconds: age of the oldest of them, or None; at least that if ``oldest_is_bound``, see its statistics.
+        oldest_is_bound: whether it is a bound.
         restarts: restarts within the span.
     """
 
     path: str
     cls: str
+    state: str
     share: float
     rate: float
     queued: int
+    oldest_seconds: float | None
+    oldest_is_bound: bool
     restarts: int
+
+    def _oldest(self) -> str:
+        if not self.oldest_seconds:
+            return "-"
+        return f"{'>=' if self.oldest_is_bound else ''}{self.oldest_seconds:,.1f} s"
 
 
 class Top(msgspec.Struct, frozen=True):
@@ -104,9 +115,10 @@ class Top(msgspec.Struct, frozen=True):
     rows: tuple[ActorLoad, ...]
 
     def __str__(self) -> str:
-        lines = [f"{'share':>6} {'msg/s':>10} {'queued':>7} {'restarts':>8}  actor"]
+        lines = [f"{'share':>6} {'msg/s':>10} {'queued':>7} {'oldest':>9} {'restarts':>8}  {'state':<11}  actor"]
         lines += [
-            f"{row.share:>6.1%} {row.rate:>10,.1f} {row.queued:>7} {row.restarts:>8}  {row.path}  {row.cls}"
+            f"{row.share:>6.1%} {row.rate:>10,.1f} {row.queued:>7,} {row._oldest():>9} {row.restarts:>8}  "
+            f"{row.state:<11}  {row.path}  {row.cls}"
             for row in self.rows
         ]
         return "\n".join(lines)
@@ -161,6 +173,9 @@ def _note(cell: Cell) -> str:
         return phrase_of(cell.fate)
     if cell.state in (SUSPENDED, HALTING, STARTING) and rare is not None and rare.last_crash:
         return f"after {rare.last_crash}"
+    computing = cell.system.blocking_work_of(cell)
+    if computing:
+        return f"{', '.join(computing)} on a thread"
     children = cell.family.cells.values() if cell.family is not None else ()
     starting = [child.name for child in children if child.state == STARTING]
     return f"its child {starting[0]} is starting" if starting else ""
@@ -184,9 +199,12 @@ async def top(system: ActorSystem, seconds: float) -> Top:
             ActorLoad(
                 path=path,
                 cls=now.cls,
+                state=now.state,
                 share=shares.get(path, 0.0),
                 rate=max(now.processed - (then.processed if then is not None else 0), 0) / span,
                 queued=now.queued,
+                oldest_seconds=now.oldest_seconds,
+                oldest_is_bound=now.oldest_is_bound,
                 restarts=max(now.incarnation - (then.incarnation if then is not None else 0), 0),
             )
         )

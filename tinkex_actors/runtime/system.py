@@ -34,7 +34,7 @@ from tinkex_actors.runtime.introspection import Explanation, Top, explain, top
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.runtime.ref import ActorRef
 from tinkex_actors.runtime.registry import Registry
-from tinkex_actors.runtime.statistics import ActorTree, tree_of
+from tinkex_actors.runtime.statistics import ActorTree, Sightings, tree_of
 from tinkex_actors.runtime.timers import Deadlines
 
 if TYPE_CHECKING:
@@ -141,7 +141,8 @@ class ActorSystem:
         self._host_cancelled = False
         self._stopping: asyncio.Task[StopReport] | None = None
         self._executors: dict[str, ThreadPoolExecutor] = {}
-        self._jobs: dict[asyncio.Future[Any], str] = {}
+        self._jobs: dict[asyncio.Future[Any], tuple[str, str, Cell | None]] = {}
+        self.sightings = Sightings()
         self._log = Logger("tinkex_actors.runtime", system=name)
 
     # --- life ------------------------------------------------------------------------------------------------------
@@ -238,8 +239,8 @@ class ActorSystem:
             remaining = max(self.stop_deadline - self.now(), 0.0)
             if not job.done():
                 await asyncio.wait((job,), timeout=remaining)
-        for job, what in self._jobs.items():
-            self._abandoned.append((Abandoned("executor", what), job))
+        for job, (name, what, _) in self._jobs.items():
+            self._abandoned.append((Abandoned("executor", f"{name}: {what}"), job))
 
     def escalate(self, error: RestartsExhaustedError) -> None:
         """The root's children crashed too often: stop everything and raise out of the ``async with`` block."""
@@ -379,7 +380,7 @@ class ActorSystem:
             self._executors[executor] = pool
         context = contextvars.copy_context()
         job = self.loop.run_in_executor(pool, functools.partial(context.run, function, *args))
-        self._jobs[job] = f"{executor}: {getattr(function, '__qualname__', function)!s}"
+        self._jobs[job] = (executor, str(getattr(function, "__qualname__", function)), current.get())
         job.add_done_callback(self._job_done)
         try:
             return await asyncio.shield(job)
@@ -389,6 +390,10 @@ class ActorSystem:
                 raise
             text = f"The system {self.name!r} stopped before executor {executor!r} came to this blocking call."
             raise ClosedError(text) from None
+
+    def blocking_work_of(self, cell: Cell) -> tuple[str, ...]:
+        """Return what an actor, its handler or a task of its own, has running or queued on the system's threads."""
+        return tuple(what for _, what, owner in self._jobs.values() if owner is cell)
 
     def _job_done(self, job: asyncio.Future[Any]) -> None:
         self._jobs.pop(job, None)

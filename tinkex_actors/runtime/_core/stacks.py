@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from operator import length_hint
 from types import FrameType
 from typing import Any
 
@@ -12,7 +13,7 @@ from tinkex_actors.runtime._core.messages import Handler
 from tinkex_actors.runtime._core.scheduler import Scheduler
 from tinkex_actors.runtime._core.tasks import HandlerTask
 
-__all__ = ["await_chain", "place_of", "runner_in", "stack_of"]
+__all__ = ["await_chain", "handled_in_burst", "place_of", "runner_in", "stack_of"]
 
 RUNNERS = (
     Cell.drain.__code__,
@@ -33,6 +34,16 @@ def await_chain(task: asyncio.Task[Any]) -> Iterator[FrameType]:
         if frame is not None:
             yield frame
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
+
+
+def handled_in_burst(cell: Cell) -> int:
+    """Return how many messages an ``async def`` burst has taken that ``cell.processed`` does not count yet."""
+    coroutine = cell.task.get_coro() if isinstance(cell.task, HandlerTask) else None
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None or frame.f_code is not Cell.work.__code__:
+        return 0
+    burst = frame.f_locals
+    return burst["size"] - length_hint(burst["turns"]) if "turns" in burst and "count" not in burst else 0
 
 
 def place_of(frame: FrameType) -> str:
