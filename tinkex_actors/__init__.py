@@ -20,7 +20,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinkex_actors.clients import ApiFuture, RestClient, SamplingClient, ServiceClient, TrainingClient
+    from tinkex_actors.clients import (
+        AdminClient,
+        ApiFuture,
+        ArchiveLimits,
+        RestClient,
+        SamplingClient,
+        ServiceClient,
+        TrainingClient,
+    )
     from tinkex_actors.config import BreakerConfig, Config, RetryConfig
     from tinkex_actors.errors import (
         ActorCrashedError,
@@ -257,7 +265,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "tinkex_actors.clients": "ApiFuture RestClient SamplingClient ServiceClient TrainingClient",
+    "tinkex_actors.clients": "AdminClient ApiFuture ArchiveLimits RestClient SamplingClient ServiceClient TrainingClient",
     "tinkex_actors.config": "BreakerConfig Config RetryConfig",
     "tinkex_actors.errors": """
         APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError
@@ -328,7 +336,9 @@ __all__ = [
     "ActorStoppedError",
     "AdamOptimizerConfig",
     "AdamParams",
+    "AdminClient",
     "ApiFuture",
+    "ArchiveLimits",
     "ApiKeyDetails",
     "ApiKeyOrgDetails",
     "ApiKeyUserDetails",

@@ -1,10 +1,20 @@
 """What users hold: the service, and the clients made from it."""
 
 from tinkex_actors.actors.futures import ApiFuture
-from tinkex_actors.clients.rest import RestClient
+from tinkex_actors.clients.rest import AdminClient, ArchiveLimits, Pages, RestClient
 from tinkex_actors.clients.sampling import SamplingClient
 from tinkex_actors.clients.service import ServiceClient
 from tinkex_actors.clients.telemetry import Telemetry
 from tinkex_actors.clients.training import TrainingClient
 
-__all__ = ["ApiFuture", "RestClient", "SamplingClient", "ServiceClient", "Telemetry", "TrainingClient"]
+__all__ = [
+    "AdminClient",
+    "ApiFuture",
+    "ArchiveLimits",
+    "Pages",
+    "RestClient",
+    "SamplingClient",
+    "ServiceClient",
+    "Telemetry",
+    "TrainingClient",
+]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.backbone import Backbone
 from tinkex_actors.clients.creation import create_model, create_model_from_state, create_sampler
-from tinkex_actors.clients.rest import RestClient
+from tinkex_actors.clients.rest import AdminClient, RestClient
 from tinkex_actors.clients.telemetry import Telemetry
 from tinkex_actors.config import Config
 from tinkex_actors.errors import ClosedError, ConfigError, InputError, WrongLoopError
@@ -174,8 +174,20 @@ class ServiceClient:
         )
 
     def create_rest_client(self) -> RestClient:
-        """Listings of training runs and checkpoints. No request is sent."""
+        """Training runs, checkpoints and sessions: what exists. No request is sent."""
         return RestClient(self._use())
+
+    def create_admin_client(self) -> AdminClient:
+        """Audit and billing, for administrators. No request is sent."""
+        return AdminClient(self._use())
+
+    def copy_weights(
+        self, path: str, *, ttl_seconds: int | None = None, weights_access_token: str | None = None
+    ) -> ApiFuture[str]:
+        """Copy a checkpoint into this client's project; gives the copy's path. See ``RestClient.copy_weights``."""
+        return RestClient(self._use()).copy_weights(
+            path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
+        )
 
     def get_server_capabilities(self) -> ApiFuture[GetServerCapabilitiesResponse]:
         """The models the server has."""

@@ -16,6 +16,7 @@ from tinkex_actors.machines.combining import combine
 from tinkex_actors.types import (
     AdamParams,
     Datum,
+    DimuonParams,
     ForwardBackwardInput,
     ForwardBackwardOutput,
     ForwardBackwardRequest,
@@ -25,6 +26,8 @@ from tinkex_actors.types import (
     LoadWeightsResponse,
     OptimStepRequest,
     OptimStepResponse,
+    SaveWeightsExternalRequest,
+    SaveWeightsExternalResponse,
     SaveWeightsForSamplerRequest,
     SaveWeightsForSamplerResponse,
     SaveWeightsRequest,
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
     from tinkex_actors.clients.sampling import SamplingClient
     from tinkex_actors.config import RetryConfig
     from tinkex_actors.tokenizers import Tokenizer
-    from tinkex_actors.types import SamplingClientKind
+    from tinkex_actors.types import OptimParams, SamplingClientKind
 
 __all__ = ["TrainingClient"]
 
@@ -108,19 +111,23 @@ class TrainingClient:
         """
         return self._batch("forward_backward", data, loss_fn, loss_fn_config)
 
-    def optim_step(self, optim_params: AdamParams) -> ApiFuture[OptimStepResponse]:
-        """Apply the accumulated gradient with AdamW (decoupled weight decay), and clear it.
+    def optim_step(self, optim_params: OptimParams) -> ApiFuture[OptimStepResponse]:
+        """Apply the accumulated gradient, and clear it.
+
+        Args:
+            optim_params: ``AdamParams`` for AdamW (decoupled weight decay); ``DimuonParams``, or a dict with the
+                optimizer's name under ``type``, for a model that was created with another ``optimizer_config``.
 
         Raises:
-            InputError: not :class:`~tinkex_actors.AdamParams`.
+            InputError: none of these.
         """
         self._use()
-        if not isinstance(optim_params, AdamParams):
+        if not isinstance(optim_params, (AdamParams, DimuonParams, dict)):
             raise InputError(
-                f"optim_step: expected AdamParams, got {type(optim_params).__name__}. "
-                "Pass for example AdamParams(learning_rate=1e-4)."
+                f"optim_step: expected AdamParams, DimuonParams or a dict with a type, got "
+                f"{type(optim_params).__name__}. Pass for example AdamParams(learning_rate=1e-4)."
             )
-        message = OptimStepRequest(model_id=self.model_id, adam_params=optim_params)
+        message = OptimStepRequest.of(self.model_id, optim_params)
         return self._one("optim_step", "optim_step", message)
 
     def save_state(
@@ -182,6 +189,31 @@ class TrainingClient:
             return SaveWeightsForSamplerResponse(path=results[0].path)
 
         return self._one("save_weights_for_sampler", "save_weights_for_sampler", message, finish)
+
+    def save_weights_external(
+        self, name: str, ttl_seconds: int | None = None, age_encryption_recipients: list[str] | None = None
+    ) -> ApiFuture[SaveWeightsExternalResponse]:
+        """Save weights as files to take elsewhere; ``RestClient.download_checkpoint`` fetches them.
+
+        Args:
+            name: the checkpoint's name, without a slash.
+            ttl_seconds: seconds to keep it; None keeps it.
+            age_encryption_recipients: at most 10 ``age1...`` keys or SSH public keys; the files are encrypted for them.
+        """
+        self._use()
+        message = SaveWeightsExternalRequest(
+            model_id=self.model_id,
+            path=_checkpoint_name("save_weights_external", name),
+            ttl_seconds=ttl_seconds,
+            age_encryption_recipients=age_encryption_recipients,
+        )
+
+        def finish(results: list[Any]) -> SaveWeightsExternalResponse:
+            if results[0].path is None:
+                raise RemoteWireError(f"save_weights_external({name!r}): the server named no path.")
+            return SaveWeightsExternalResponse(path=results[0].path)
+
+        return self._one("save_weights_external", "save_weights_external", message, finish)
 
     def save_weights_and_get_sampling_client(
         self, kind: SamplingClientKind = "snapshot", retry_config: RetryConfig | None = None
