@@ -60,8 +60,9 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
-generate: setup ## regenerate the protobuf module from its .proto
+generate: setup ## regenerate the protobuf module from its .proto, and the page of types
 	@$(PY) -m tinkex_actors.wire._proto.generate
+	@$(PY) docs/types_page.py
 
 clean: ## remove what the commands above made
 	@rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugins.environment"]
+pytest_plugins = ["tests.plugins.environment", "tests.plugins.live"]

@@ -9,6 +9,7 @@ The layers, each importing only what stands below it::
     transport                        the seam to a server: HTTP, or the engine in this process
     wire | machines | tokenizers     codec; pure state machines; text <-> tokens
     config | types | runtime         settings; requests and responses; generic actors
+    log_levels | redaction           which logger says how much; what must never be seen
     errors                           one tree
 
 Names load at first use, so that importing the package costs next to nothing.

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -162,6 +164,23 @@ async def test_the_key_is_cut_out_of_everything() -> None:
     assert server.events[4]["event_data"] == {
         "error_type": "NotFoundError", "message": "no ***", "status_code": 404, "body": {"detail": "***"},
     }  # fmt: skip
+
+
+@virtual_time()
+async def test_an_object_with_a_field_for_a_secret_does_not_give_it_away() -> None:
+    @dataclass
+    class Login:
+        user: str
+        password: str
+
+    other = Config(base_url="http://127.0.0.1:2", api_key="of-another-server")
+    server = Listening()
+    async with a_service(server) as service:
+        assert service.telemetry.log("mine", MappingProxyType({"login": Login("ada", "hunter22"), "other": other}))
+
+    data = server.events[1]["event_data"]
+    assert data["login"] == {"user": "ada", "password": "***"}
+    assert "of-another-server" not in json.dumps(data)
 
 
 @virtual_time()

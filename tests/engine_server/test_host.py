@@ -14,6 +14,7 @@ from tinkex_actors import types
 from tinkex_actors.engine.service.host import lease
 from tinkex_actors.engine.service.state.jobs import Job
 from tinkex_actors.engine.service.state.promises import Promise
+from tinkex_actors.engine.service.state.sessions import Sessions
 from tinkex_actors.engine.transport import LocalTransport, open_local
 from tinkex_actors.errors import APIConnectionError, APITimeoutError, ConfigError, RequestFailedError
 from tinkex_actors.runtime import ActorSystem
@@ -226,9 +227,29 @@ async def test_a_running_computation_stops_between_its_parts_when_its_session_en
 
 
 async def test_a_defect_is_a_500_that_nobody_repeats(tmp_path: Path) -> None:
-    (tmp_path / "tiny" / "runs" / "broken" / "run.json").mkdir(parents=True)
-    async with local_engine(tmp_path) as client:
-        response = await client.transport.send(encode_request(ROUTES["list_training_runs"], None, client.dialect))
+    async with ActorSystem() as system, local_engine(tmp_path, system=system) as client:
+        held = await lease("tiny", system=system, config=engine_config(tmp_path))
+        held.cell.sessions = None  # type: ignore[assignment]
+        query = types.ListSessionsRequest()
+        response = await client.transport.send(encode_request(ROUTES["list_sessions"], query, client.dialect))
+        held.cell.sessions = Sessions()
+        await held.release()
     assert response.status == 500
-    assert b"list_training_runs: IsADirectoryError" in response.body
+    assert b"list_sessions: AttributeError" in response.body
     assert response.headers["x-should-retry"] == "false"
+
+
+async def test_what_is_no_record_does_not_hide_those_that_are(tmp_path: Path) -> None:
+    runs = tmp_path / "tiny" / "runs"
+    async with local_engine(tmp_path) as client:
+        model_id = await client.model()
+        saved = types.SaveWeightsRequest(model_id=model_id, seq_id=1, path="a")
+        await client.do("save_weights", saved)
+        (runs / "broken" / "run.json").mkdir(parents=True)
+        (runs / "broken" / "weights" / "b" / "meta.json").mkdir(parents=True)
+        (runs / "half").mkdir()
+        (runs / "half" / "run.json").write_text("{")
+        listed = await client.call("list_training_runs", types.ListTrainingRunsRequest())
+        assert [run.training_run_id for run in listed.training_runs] == [model_id]
+        found = await client.call("list_user_checkpoints", types.ListCheckpointsRequest())
+        assert [entry.checkpoint_id for entry in found.checkpoints] == ["weights/a"]

@@ -207,14 +207,8 @@ async def test_what_cannot_be_sampled_is_refused(tmp_path: Path) -> None:
     async with local_engine(tmp_path) as client:
         session_id = await client.session()
         sampler_id = await base_sampler(client, session_id)
-        for option in (
-            {"topk_sample_logprobs": 1},
-            {"prompt_alt_tokens_k": 2},
-            {"record_stability_info": True},
-            {"target_prompt_logprobs": types.TensorData([[1], [2]], "int64")},
-        ):
-            with pytest.raises(BadRequestError, match=next(iter(option))):
-                await sample(client, sampler_id, **option)
+        with pytest.raises(BadRequestError, match="record_stability_info"):
+            await sample(client, sampler_id, record_stability_info=True)
         with pytest.raises(RequestFailedError, match="prompt"):
             await sample(client, sampler_id, prompt=types.ModelInput.from_ints([600]))
         image = types.ImageChunk(data=b"", format="png", expected_tokens=1)

@@ -12,6 +12,7 @@ import msgspec
 from tinkex_actors import types
 from tinkex_actors.config import Config
 from tinkex_actors.engine.service.call import EngineOptions
+from tinkex_actors.engine.service.provocations import Provocations
 from tinkex_actors.engine.transport import LocalTransport
 from tinkex_actors.errors import RequestFailedError
 from tinkex_actors.runtime import ActorSystem
@@ -19,6 +20,7 @@ from tinkex_actors.transport import Transport
 from tinkex_actors.wire.answers import Failed, MetadataOnly, PollAnswer, Ready
 from tinkex_actors.wire.client import decode_poll, decode_response, encode_request, poll_request
 from tinkex_actors.wire.dialect import HOSTED, Dialect
+from tinkex_actors.wire.quirks import Quirks
 from tinkex_actors.wire.routes import ROUTES
 
 
@@ -120,12 +122,25 @@ def engine_config(store: Path) -> Config:
 
 @asynccontextmanager
 async def local_engine(
-    store: Path, *, dialect: Dialect = HOSTED, strict: bool = False, system: ActorSystem | None = None
+    store: Path,
+    *,
+    dialect: Dialect = HOSTED,
+    strict: bool = False,
+    system: ActorSystem | None = None,
+    quirks: Sequence[str] = (),
+    without: Sequence[str] = (),
+    provoke: Sequence[str] = (),
+    model: str = "tiny",
 ) -> AsyncIterator[WireClient]:
-    """A client of the engine ``tiny`` on a store of its own, in a system of its own where none is given."""
+    """A client of an engine on a store of its own, in a system of its own where none is given."""
     async with ActorSystem() as own:
-        options = EngineOptions(dialect=dialect, strict=strict)
-        transport = LocalTransport("tiny", system=system or own, config=engine_config(store), options=options)
+        options = EngineOptions(
+            dialect=dialect,
+            strict=strict,
+            quirks=Quirks.named(list(quirks), list(without)),
+            provocations=Provocations(provoke),
+        )
+        transport = LocalTransport(model, system=system or own, config=engine_config(store), options=options)
         try:
             yield WireClient(transport, dialect)
         finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -366,21 +367,19 @@ async def test_an_error_of_the_block_itself_is_not_covered_by_the_systems_failur
 async def test_a_block_cancelled_by_others_too_stays_cancelled() -> None:
     async def block() -> None:
         async with ActorSystem(max_restarts=0) as system:
-            ref = await system.spawn(Leaver, "a", [])
-            ref.cast.crash()
-            await asyncio.sleep(10.0)
+            (await system.spawn(Recorder)).cast.crash()
+            try:
+                await asyncio.sleep(10.0)
+            finally:  # cancelled by the system; now somebody else asks too
+                task.cancel()
 
     task = asyncio.ensure_future(block())
-    await asyncio.sleep(1.0)  # the actor has ended its on_stop: the system fails in this very turn
-    task.cancel()
     await asyncio.wait((task,))
     assert task.cancelled()
 
 
 async def test_blocking_calls_that_no_thread_came_to_are_refused_at_the_systems_end() -> None:
     release = asyncio.Event()
-    import threading
-
     held, loop = threading.Event(), asyncio.get_running_loop()
 
     def hold() -> str:
@@ -399,6 +398,28 @@ async def test_blocking_calls_that_no_thread_came_to_are_refused_at_the_systems_
         held.set()
         assert (await stopping).clean
     assert [await running, await second] == ["done", "done"]
+
+
+@virtual_time()
+async def test_cancelling_who_waits_for_a_thread_does_not_stop_the_thread() -> None:
+    release = threading.Event()
+    async with ActorSystem() as system:
+        work = asyncio.ensure_future(system.blocking(release.wait))
+        await asyncio.sleep(0)
+        work.cancel()
+        await asyncio.wait((work,))
+        assert work.cancelled()
+        release.set()
+        assert await system.blocking(max, 1, 2) == 2, "the one thread has come to an end of it"
+
+
+@virtual_time()
+async def test_top_level_actors_start_from_specs_while_the_system_runs() -> None:
+    async with ActorSystem() as system:
+        ref = await system.start_child(ChildSpec(Recorder, name="a"))
+        assert system.whereis("/a") is ref
+    with pytest.raises(ClosedError):
+        await system.start_child(ChildSpec(Recorder, name="a"))
 
 
 @virtual_time()

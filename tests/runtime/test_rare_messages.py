@@ -8,16 +8,19 @@ import io
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.runtime.actors import Recorder, Sleeper
 from tinkex_actors.errors import ActorStoppedError, CallTimeoutError, ConfigError
 from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, HandlerBlocked, Mailbox, handler, run
 from tinkex_actors.runtime._core.cell import Cell
 from tinkex_actors.runtime._core.stacks import runner_in
+from tinkex_actors.runtime._core.tasks import MAX_SPARES, Tasks
 from tinkex_actors.runtime._core.watchdog import Watchdog
 from tinkex_actors.testing import run_virtual, settle, virtual_time
 
@@ -338,18 +341,37 @@ async def test_mailboxes_of_the_dead_are_not_kept_waiting_for() -> None:
         assert await last.call.seen() == [2]
 
 
-@virtual_time()
-async def test_more_tasks_come_back_than_are_kept() -> None:
-    """A hundred handlers, each called by the one before, end their first steps one after the other."""
-    async with ActorSystem() as system:
-        hosts = [await system.spawn(Host) for _ in range(200)]
+async def test_no_more_spare_tasks_are_kept_than_calls_nest() -> None:
+    tasks = Tasks(asyncio.get_running_loop())
+    taken = [tasks.take() for _ in range(2 * MAX_SPARES)]
+    first, last = weakref.ref(taken[0]), weakref.ref(taken[-1])
+    while taken:
+        task = taken.pop()
+        tasks.give(task)
+    del task
+    assert first() is None, "it was given back last, when there were enough"
+    again = [tasks.take() for _ in range(MAX_SPARES + 1)]
+    assert last() in again
+    assert len({id(task) for task in again}) == MAX_SPARES + 1
 
-        async def chain(index: int) -> int:
-            if index + 1 < len(hosts):
-                return 1 + await hosts[index + 1].call.run(lambda: chain(index + 1))
-            return 1
 
-        assert await chain(0) == 200
+def test_a_generator_exit_of_a_handlers_own_is_the_loops_and_the_actor_still_stops() -> None:
+    told: list[Any] = []
+
+    async def end() -> None:
+        await asyncio.sleep(1.0)
+        raise GeneratorExit
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context["exception"]))
+        async with ActorSystem() as system:
+            ref = await system.spawn(Host)
+            with pytest.raises(CallTimeoutError):
+                await ref.call.run(end)
+            await ref.stop()
+
+    run_virtual(main())
+    assert [type(error) for error in told] == [GeneratorExit]
 
 
 # --- stacks and the watchdog -----------------------------------------------------------------------------------------
@@ -368,16 +390,14 @@ def test_a_stack_seen_before_its_message_is_known_names_nobody() -> None:
     assert found == [(None, None)]
 
 
-async def test_a_loop_that_answers_in_time_is_not_reported_and_one_without_subscribers_is_logged(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+async def test_a_held_loop_is_logged_without_subscribers_too() -> None:
+    blocked: list[HandlerBlocked] = []
     async with ActorSystem(watchdog=0.01) as system:
-        await asyncio.sleep(0.1)
-        assert "loop.blocked" not in caplog.text
-        blocked: list[HandlerBlocked] = []
-        time.sleep(0.1)  # noqa: ASYNC251  # what the watchdog is there for
-        await asyncio.sleep(0.05)
-        assert "loop.blocked" in caplog.text
+        await asyncio.sleep(0.1)  # it answers in time
+        with structlog.testing.capture_logs() as logs:
+            time.sleep(0.1)  # noqa: ASYNC251  # what the watchdog is there for
+            await asyncio.sleep(0.05)
+        assert "loop.blocked" in [line["event"] for line in logs]
         unsubscribe = system.events.subscribe(blocked.append, HandlerBlocked)
         time.sleep(0.1)  # noqa: ASYNC251
         await asyncio.sleep(0.05)
@@ -385,13 +405,14 @@ async def test_a_loop_that_answers_in_time_is_not_reported_and_one_without_subsc
     assert blocked[0].path == "", "the program's own code, no actor's"
 
 
-async def test_a_watchdog_stopped_while_the_loop_is_held_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_watchdog_stopped_while_the_loop_is_held_says_nothing() -> None:
     async with ActorSystem(name="held") as system:
         watchdog = Watchdog(system, 0.01)
-        time.sleep(0.1)  # noqa: ASYNC251
-        watchdog.stop()
-        await asyncio.sleep(0)
-    assert "loop.blocked" not in caplog.text
+        with structlog.testing.capture_logs() as logs:
+            time.sleep(0.1)  # noqa: ASYNC251
+            watchdog.stop()
+            await asyncio.sleep(0)
+    assert logs == []
     assert not [thread for thread in threading.enumerate() if thread.name == "held.watchdog"]
 
 

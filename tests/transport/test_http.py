@@ -5,39 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.transport.servers import listening
 from tinkex_actors import APIConnectionError, APITimeoutError, ClosedError, Config
 from tinkex_actors.transport.http import HttpTransport
 from tinkex_actors.wire.exchange import Request
-
-Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
-
-
-@asynccontextmanager
-async def listening(talk: Talk) -> AsyncIterator[int]:
-    """A server on loopback that talks to each connection, and drops it then."""
-
-    ended: list[asyncio.Event] = []
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        over = asyncio.Event()
-        ended.append(over)
-        try:
-            await talk(reader, writer)
-        finally:
-            writer.close()
-            await asyncio.gather(writer.wait_closed(), return_exceptions=True)
-            over.set()
-
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-        for over in ended:
-            await over.wait()
 
 
 async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -60,7 +60,7 @@ def read_request(name: str) -> Request:
 def read_response(name: str) -> Response:
     """Return the response that a file holds."""
     fields, body = read(name)
-    return Response(fields["status"], fields["headers"], body)
+    return Response(fields["status"], fields.get("headers", {}), body)
 
 
 def request_file(name: str, dialect: Dialect) -> str:

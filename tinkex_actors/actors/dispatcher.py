@@ -16,6 +16,7 @@ from tinkex_actors.errors import APIConnectionError, APIStatusError, GoneError, 
 from tinkex_actors.machines.admission import Admission, AdmissionStatistics, Effect, Post, WakeAt
 from tinkex_actors.machines.retry import NO_RETRY, Failure, RetryPolicy, decide
 from tinkex_actors.runtime import Actor, Timer, handler
+from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire.routes import ROUTES
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from tinkex_actors.types import SampleRequest
 
 __all__ = ["BackoffWindowOpened", "Dispatcher", "DispatcherDesk", "SamplerSession"]
+
+_log = Logger("tinkex_actors.sampling")
 
 
 class BackoffWindowOpened(msgspec.Struct, frozen=True, tag="sampling.backoff_opened"):
@@ -328,6 +331,8 @@ class Dispatcher(Actor):
             self.system.events.publish(
                 BackoffWindowOpened(view.window_since, view.window_until, view.window_cause, view.waiting)
             )
+            pause = None if view.window_until is None else round(view.window_until - loop.time(), 3)
+            _log.info("sampling.backoff", cause=view.window_cause, seconds=pause, waiting=view.waiting)
         except TinkexError as error:
             desk.failed(sample_id, error, now=loop.time())
         else:

@@ -105,6 +105,30 @@ def pull_model(model: ModelName) -> None:
 
 
 @app.command()
+def doctor(
+    base_url: Annotated[str | None, typer.Option(help="the server to look at", show_default=False)] = None,
+    probe: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="also try one pass and one sample", show_default=False)
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object a line")] = False,
+) -> None:
+    """Say what is installed, set and reachable, and what the server speaks. Exits with 1 if something is wrong."""
+    import msgspec
+
+    from tinkex_actors.cli.doctor import Finding, examine
+    from tinkex_actors.cli.logs import log_to_stderr
+    from tinkex_actors.runtime import run
+
+    def say(finding: Finding) -> None:
+        typer.echo(msgspec.json.encode(finding).decode() if as_json else str(finding))
+
+    log_to_stderr()
+    found = run(examine(base_url, probe=probe, say=say))
+    if any(finding.state == "bad" for finding in found):
+        sys.exit(1)
+
+
+@app.command()
 def version() -> None:
     """Print the version."""
     from importlib.metadata import version

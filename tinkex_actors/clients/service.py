@@ -219,6 +219,14 @@ class ServiceClient:
         return session_id
 
     @property
+    def server_dialect(self) -> tuple[str, ...]:
+        """What was found out about the server so far: its dialect's name, then a line for each way in which it differs.
+
+        The dialect is known once there is a session; what concerns training and sampling is found at the first use.
+        """
+        return self._use().link.speech.lines()
+
+    @property
     def telemetry(self) -> Telemetry:
         """Events of your own for the service."""
         core = self._use()

@@ -28,11 +28,12 @@ class Logger:
         values: bound to every event.
     """
 
-    __slots__ = ("_name", "_values")
+    __slots__ = ("_name", "_standard", "_values")
 
     def __init__(self, name: str, **values: object) -> None:
         self._name = name
         self._values = values
+        self._standard = logging.getLogger(name)
 
     def debug(self, event: str, **values: object) -> None:
         """Log for whoever looks closely. Events are named ``noun.verb``."""
@@ -51,21 +52,23 @@ class Logger:
         self._write(logging.ERROR, "error", event, values)
 
     def _write(self, level: int, method: str, event: str, values: dict[str, object]) -> None:
-        standard = logging.getLogger(self._name)
-        import structlog
-
-        if structlog.is_configured():
-            if level < _own_level(standard):
+        standard = self._standard
+        # A line that nobody wants must cost no more than this: debug lines stand on the way of every request.
+        loaded = sys.modules.get("structlog")
+        if loaded is None or not loaded.is_configured():
+            if not standard.isEnabledFor(level):
                 return
-            log = structlog.get_logger(self._name)
-        elif standard.isEnabledFor(level):
+            import structlog
+
             log = structlog.wrap_logger(
                 standard,
                 wrapper_class=structlog.stdlib.BoundLogger,
                 processors=[_traceback_last(structlog.processors.KeyValueRenderer(key_order=["event"]))],
             )
-        else:
+        elif level < _own_level(standard):
             return
+        else:
+            log = loaded.get_logger(self._name)
         getattr(log, method)(**redact_event(log, method, {"event": event, **self._values, **values}))
 
 

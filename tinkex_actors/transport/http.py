@@ -34,6 +34,8 @@ _READ_CHUNK_BYTES = 1 << 16
 _KEEP_ALIVE = 30.0
 # Paths without a query are few and come again and again; those with ids in them are forgotten with the rest.
 _KEPT_URLS = 512
+# As often as the official client replaces its own (protocol 1.5); what is left behind closes with the transport.
+_MOST_LEFT = 16
 _REDIRECTING_POOL = "rest_support_redirect"
 _PROXY_REFUSED = 407
 
@@ -56,6 +58,7 @@ class HttpTransport:
         self._limits = pool_limits(config)
         self._budget = config.max_response_bytes
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._left: list[aiohttp.ClientSession] = []
         self._under_way: dict[str, int] = {}
         self._urls: dict[str, URL] = {}
         self._closed = False
@@ -109,7 +112,8 @@ class HttpTransport:
     async def close(self) -> None:
         """Close every connection; exchanges under way end with :class:`APIConnectionError`. Idempotent."""
         self._closed = True
-        sessions, self._sessions = list(self._sessions.values()), {}
+        sessions, self._sessions = [*self._sessions.values(), *self._left], {}
+        self._left.clear()
         for session in sessions:
             await session.close()
 
@@ -153,9 +157,18 @@ class HttpTransport:
             if answer.status == _PROXY_REFUSED:
                 headers["proxy-authenticate"] = "\n".join(answer.headers.getall("proxy-authenticate", []))
             if answer.status == 400 and not body:
-                # A proxy's refusal belongs to a connection (protocol 1.5): the next attempt shall have another.
-                answer.close()
+                await self._leave_connections(request.pool)
         return Response(answer.status, headers, body)
+
+    async def _leave_connections(self, pool: str) -> None:
+        """A proxy's refusal belongs to a connection (protocol 1.5): the next attempt shall have another."""
+        if len(self._left) >= _MOST_LEFT:
+            return
+        old = self._sessions.pop(pool, None)
+        if old is not None and self._under_way[pool] > 1:
+            self._left.append(old)  # others are still being answered there
+        elif old is not None:
+            await old.close()
 
     async def _read_within_budget(self, answer: aiohttp.ClientResponse, request: Request) -> bytes:
         # Without a length, or compressed: only the reading shows how much it is.
@@ -228,11 +241,7 @@ class HttpTransport:
     def _session(self, pool: str) -> aiohttp.ClientSession:
         if self._closed:
             raise ClosedError(f"The transport to {self._words.shown_url} is closed. Make a new ServiceClient.")
-        name = pool if pool in self._limits else "train"
-        session = self._sessions.get(name)
-        if session is None:
-            session = self._sessions[name] = self._open(self._limits[name])
-        self._sessions[pool] = session
+        session = self._sessions[pool] = self._open(self._limits.get(pool, self._limits["train"]))
         return session
 
     def _open(self, limit: int) -> aiohttp.ClientSession:

@@ -49,7 +49,7 @@ __all__ = ["decode_protobuf", "encode_protobuf"]
 
 # A record that had its fields stripped says only how many datums it stood for. Chunks hold 1024 datums (protocol 5.2);
 # past this bound, over all records of a result, the number is nonsense and would only serve to fill the memory.
-_MAX_BARE_DATUMS: Final = 1_000_000
+_MAX_BARE_DATUMS: Final = 100_000
 _IMAGE_FORMATS: Final = ("png", "jpeg")
 
 

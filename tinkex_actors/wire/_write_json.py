@@ -107,11 +107,18 @@ def _record(value: msgspec.Struct, where: str, form: _Form) -> dict[str, Any]:
         item = getattr(value, name)
         if item is None and form.omit_none:
             continue
-        # False is how an optional flag says the same as None.
-        if form.minimal and not always and (item == default or (item is False and default is None)):
+        if form.minimal and not always and _says_nothing(name, item, default, where):
             continue
         fields[name] = _plain(item, f"{where}.{name}", form)
     return fields
+
+
+def _says_nothing(name: str, item: Any, default: Any, where: str) -> bool:
+    if name == "type" and "." in where:
+        # Inside a message it tells one kind of record from another.
+        return False
+    # False is how an optional flag says the same as None.
+    return bool(item == default) or (item is False and default is None)
 
 
 @lru_cache(maxsize=256)

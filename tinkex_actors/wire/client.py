@@ -16,7 +16,7 @@ from tinkex_actors.wire._write_json import encode_json
 from tinkex_actors.wire.answers import Failed, MetadataOnly, PollAnswer, Ready, Timeout408, TryAgain
 from tinkex_actors.wire.classification import classify, proxy_rejection
 from tinkex_actors.wire.dialect import Dialect
-from tinkex_actors.wire.exchange import Request, Response
+from tinkex_actors.wire.exchange import Request, Response, header_value
 from tinkex_actors.wire.routes import PREFIX, ROUTES, Route
 
 __all__ = ["PollAnswer", "base_headers", "decode_poll", "decode_response", "encode_request", "poll_request"]
@@ -88,7 +88,7 @@ def encode_request(
     for field, name in route.header_fields.items():
         value = getattr(message, field, None)
         if value is not None:
-            sent[name] = value
+            sent[name] = header_value(name, value)
             message = msgspec.structs.replace(message, **{field: None})
     body = b""
     if route.method == "GET":

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["Request", "Response", "header"]
+from tinkex_actors.errors import LocalWireError
+
+__all__ = ["Request", "Response", "header", "header_value"]
 
 
 class Request(msgspec.Struct):
@@ -52,3 +54,17 @@ def header(headers: Mapping[str, str], name: str) -> str:
         return value
     wanted = name.lower()
     return next((value for key, value in headers.items() if key.lower() == wanted), "")
+
+
+def header_value(name: str, value: str) -> str:
+    """Return ``value``, once it is known to be one that a header can carry and that begins no other header.
+
+    Raises:
+        LocalWireError: it is empty or holds anything but visible ASCII and inner spaces; the text does not show it.
+    """
+    if not value or not value.isascii() or not value.isprintable() or value != value.strip():
+        raise LocalWireError(
+            f"The header {name} takes visible ASCII characters, and the {len(value)} characters given are not only "
+            "that. Look for a line break or a quote that was copied along."
+        )
+    return value

@@ -31,6 +31,8 @@ QUIRKS: Final[dict[str, str]] = {
     "submits_answer_201": "promises are answered with status 201",
     "submits_answer_202": "promises are answered with status 202",
     "opaque_paths": "checkpoint paths of a shape of its own: ckpt://RUN!KIND!NAME",
+    "wants_jwt": "client_config asks for the exchange of keys for tokens, and only tokens are accepted",
+    "session_polls": "client_config switches on the session's poller, joining clients and cancelled samples",
     "plain_errors": 'errors are plain text instead of {"detail": ...}',
 }
 """Every switch by name, with what the server then does."""
@@ -79,6 +81,8 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
     submits_answer_201: bool = False
     submits_answer_202: bool = False
     opaque_paths: bool = False
+    wants_jwt: bool = False
+    session_polls: bool = False
     plain_errors: bool = False
 
     @classmethod

@@ -19,7 +19,7 @@ from tinkex_actors.types import (
 )
 from tinkex_actors.wire._read_json import decode_json
 from tinkex_actors.wire._write_json import encode_json
-from tinkex_actors.wire.exchange import Request, Response, header
+from tinkex_actors.wire.exchange import Request, Response, header, header_value
 from tinkex_actors.wire.routes import PREFIX, ROUTES, Route
 
 __all__ = [
@@ -73,7 +73,7 @@ def decode_request(route: Route, request: Request) -> Any:
 
 def _decode_message(route: Route, request: Request) -> Any:
     if route.method == "GET":
-        entries = dict(parse_qsl(request.path.partition("?")[2]))
+        entries = dict(parse_qsl(request.path.partition("?")[2], keep_blank_values=True))
         return decode_json(route.request, msgspec.json.encode(entries))
     body = _plain_body(request)
     if PROTOBUF_TYPE in header(request.headers, "content-type"):
@@ -190,9 +190,9 @@ def _json_response(message: Any, status: int) -> Response:
 
 def _redirect(message: Any) -> Response:
     response = _json_response(message, 302)
-    response.headers["location"] = message.url
+    response.headers["location"] = header_value("location", message.url)
     if message.expires is not None:
-        response.headers["expires"] = message.expires
+        response.headers["expires"] = header_value("expires", message.expires)
     return response
 
 

@@ -98,6 +98,7 @@ class Carrier:
             if fresh is not None:
                 request.headers[_KEY] = fresh
                 response = await self._carry(request)
+        _log.debug("request.answered", method=request.method, path=request.path, status=response.status)
         if "x-deprecation-note" in response.headers:
             self._note(response)
         self._judge_proxy(request, response)

@@ -120,9 +120,13 @@ class Speech:
 
     def note(self) -> str:
         """One line about the server, for ``explain()``."""
+        return f"server: {self.server}, {'; '.join(self.lines())}"
+
+    def lines(self) -> tuple[str, ...]:
+        """The dialect's name, and each way in which the server differs from the hosted one."""
         if not self.settled:
-            return f"server: {self.server}, not asked yet"
-        return "; ".join([f"server: {self.server}, {self.found.name} dialect", *self.found.notes()])
+            return ("not asked yet",)
+        return (f"{self.found.name} dialect", *self.found.notes())
 
     def _event(
         self, route: Route, message: Any, dialect: Dialect, error: APIStatusError, compressed: bool

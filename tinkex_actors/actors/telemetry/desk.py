@@ -345,14 +345,16 @@ _process = _Process()
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     # Now, not when it is sent: one event that cannot be encoded would take its whole batch with it.
     try:
-        encoded = msgspec.json.encode(redact_value(dict(data)), enc_hook=str)
-    except Exception:  # whatever the repr of a user's object raises
+        try:
+            built = msgspec.to_builtins(dict(data), enc_hook=str, str_keys=True)
+        except RecursionError:  # something that holds itself, which redaction cuts short
+            built = msgspec.to_builtins(redact_value(data), enc_hook=str, str_keys=True)
+        # After the conversion, as objects have become mappings whose names may say what is secret.
+        plain: dict[str, Any] = redact_value(built)
+        encoded = msgspec.json.encode(plain)
+    except Exception:  # whatever the text of a user's object raises
         return {"text": _short(redact(_text_of(data)))}
-    if len(encoded) > _LONGEST_TEXT:
-        return {"text": _short(redact(encoded.decode()))}
-    # What became text only now, by `enc_hook`, has not been searched yet.
-    plain: dict[str, Any] = redact_value(msgspec.json.decode(encoded))
-    return plain
+    return plain if len(encoded) <= _LONGEST_TEXT else {"text": _short(encoded.decode())}
 
 
 def _text_of(value: object) -> str:

@@ -15,7 +15,7 @@ from tinkex_actors.engine.core.lora import Adapter, LoraSpec, new_adapter
 from tinkex_actors.engine.core.model import BaseModel
 from tinkex_actors.engine.core.optimizer import AdamHyper, optim_step
 from tinkex_actors.engine.core.sampling import DecodeParams, Sampled, sample
-from tinkex_actors.engine.core.scoring import prompt_logprobs, topk_prompt
+from tinkex_actors.engine.core.scoring import draw_alternatives, prompt_logprobs, target_logprobs, topk_prompt
 from tinkex_actors.engine.core.training import BatchResult, forward_backward
 
 __all__ = [
@@ -28,10 +28,12 @@ __all__ = [
     "LoraSpec",
     "ModelConfig",
     "Sampled",
+    "draw_alternatives",
     "forward_backward",
     "new_adapter",
     "optim_step",
     "prompt_logprobs",
     "sample",
+    "target_logprobs",
     "topk_prompt",
 ]

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import msgspec
 
 from tinkex_actors.engine.models.place import place_of
+from tinkex_actors.engine.service.downloads import Downloads
 from tinkex_actors.engine.service.naming import names_of
+from tinkex_actors.engine.service.state.completions import Completions
 from tinkex_actors.engine.service.state.jobs import Job, JobQueue, blame
 from tinkex_actors.engine.service.state.promises import Promise, Promises
 from tinkex_actors.engine.service.state.sessions import Model, Sampler, Session, Sessions
+from tinkex_actors.engine.service.tokens import Tokens
 from tinkex_actors.engine.store.store import Store
 from tinkex_actors.errors import (
     APIStatusError,
@@ -36,6 +41,7 @@ if TYPE_CHECKING:
     from tinkex_actors.engine.service.call import Call
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.tokenizers import Tokenizer
+    from tinkex_actors.types import SessionStatus
 
 __all__ = ["EngineCell"]
 
@@ -60,6 +66,7 @@ class EngineCell:
         leases: how many transports use the engine.
         closing: whether the last of them has gone, so that nobody may join any more.
         stopped: whether it will compute no more.
+        telemetry_events: how many events of each kind clients have sent.
     """
 
     def __init__(self, asked: str, *, system: ActorSystem, config: Config) -> None:
@@ -71,10 +78,14 @@ class EngineCell:
         self.cache_dir: Path = config.cache_dir
         self.store = Store(config.engine_store / place.store_name)
         self.sessions = Sessions()
-        self.promises = Promises()
         self.models: dict[str, Model] = {}
         self.samplers: dict[str, Sampler] = {}
         self.jobs = JobQueue()
+        self.completions = Completions()
+        self.promises = Promises(settled=self.completions.add)
+        self.downloads = Downloads(f"local://{asked}", self.wall_clock, self.on_disk)
+        self.tokens = Tokens()
+        self.telemetry_events: Counter[str] = Counter()
         self.leases = 0
         self.closing = False
         self.stopped = False
@@ -270,6 +281,7 @@ class EngineCell:
         """Commit a finished job and settle its promise."""
         if self.jobs.running is job:
             self.jobs.running = None
+        self._trace(job)
         error = job.error
         if error is None:
             try:
@@ -287,6 +299,26 @@ class EngineCell:
             job.undo(text)
         self.promises.fail(job.promise, text, category)
 
+    def _trace(self, job: Job) -> None:
+        """Note in the session's trace when an operation ran, and for how long it had waited."""
+        with contextlib.suppress(NotFoundError):
+            session = self.sessions.find(job.promise.session_id)
+            session.trace.append(
+                {
+                    "name": job.promise.route,
+                    "ph": "X",
+                    "ts": round(job.started_at * 1e6),
+                    "dur": round((job.finished_at - job.started_at) * 1e6),
+                    "pid": 1,
+                    "tid": job.promise.model_id or "sampling",
+                    "args": {
+                        "request_id": job.promise.request_id,
+                        "waited_s": round(job.started_at - job.made_at, 6),
+                        "failed": job.error is not None,
+                    },
+                }
+            )
+
     def sweep(self) -> None:
         """Give up on holes and on silent sessions whose time has come."""
         now = self.now()
@@ -302,9 +334,9 @@ class EngineCell:
         for session_id in self.sessions.silent(now):
             self.end_session(session_id, "its client was not heard of for 300 s")
 
-    def end_session(self, session_id: str, reason: str) -> None:
-        """End a session and everything it owns. Unknown sessions are ignored."""
-        session = self.sessions.end(session_id, reason)
+    def end_session(self, session_id: str, reason: str, status: SessionStatus | None = None) -> None:
+        """End a session and everything it owns. Unknown sessions are ignored; without a status it is cancelled."""
+        session = self.sessions.end(session_id, reason, status)
         if session is None:
             return
         self.jobs.cancel(session_id)
@@ -312,6 +344,7 @@ class EngineCell:
             self.models.pop(model_id, None)
         for sampler_id in session.sampler_ids:
             self.samplers.pop(sampler_id, None)
+            self.completions.forget(sampler_id)
         self.promises.end_session(session_id)
         _log.info("session.ended", session_id=session_id, reason=reason)
 

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from tinkex_actors.engine import checkpoints, core
+from tinkex_actors.engine import checkpoints, core, exports
 from tinkex_actors.engine.core.lora import LoraSpec
 from tinkex_actors.engine.models.catalog import load_model
 from tinkex_actors.errors import InputError
-from tinkex_actors.types import EncodedTextChunk, SampledSequence, SampleResponse, TopkLogprobs
+from tinkex_actors.types import (
+    EncodedTextChunk,
+    PromptAltTokens,
+    SampledSequence,
+    SampleResponse,
+    TensorData,
+    TopkLogprobs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -75,6 +82,12 @@ class Core:
     def save(self, folder: Path, adapter: core.Adapter, *, optimizer: bool) -> None:
         """Write an adapter's files."""
         checkpoints.save_checkpoint(folder, self._base, adapter, optimizer=optimizer)
+
+    def export(
+        self, folder: Path, adapter: core.Adapter, *, published_as: str | None, recipients: Sequence[str]
+    ) -> None:
+        """Write an adapter's files for other programs."""
+        exports.export_adapter(folder, self._base, adapter, published_as=published_as, recipients=recipients)
 
     def load_checkpoint(self, folder: Path, *, optimizer: bool) -> core.Adapter:
         """Read an adapter; without ``optimizer`` its moments and step count start anew."""
@@ -155,11 +168,65 @@ class Core:
                 sequence_id=sequence_id,
                 tokens_np=answer.tokens,
                 logprobs_np=answer.logprobs,
+                topk_logprobs_np=self._topk_of(adapter, prompt, answer.tokens, request.topk_sample_logprobs),
             )
             for answer, sequence_id in zip(answers, sequence_ids, strict=True)
         ]
         logprobs, topk = self._score(adapter, prompt, request)
-        return SampleResponse(sequences=sequences, prompt_logprobs_np=logprobs, topk_prompt_logprobs_np=topk)
+        return SampleResponse(
+            sequences=sequences,
+            prompt_logprobs_np=logprobs,
+            topk_prompt_logprobs_np=topk,
+            target_prompt_logprobs=self._targets(adapter, prompt, request.target_prompt_logprobs),
+            prompt_alt_tokens=self._alternatives(adapter, prompt, request, seed),
+        )
+
+    def _topk_of(
+        self, adapter: core.Adapter | None, prompt: npt.NDArray[np.int32], tokens: npt.NDArray[np.int32], k: int
+    ) -> TopkLogprobs | None:
+        """Return the likeliest tokens where an answer's own stand, or None where nobody asked."""
+        if k == 0:
+            return None
+        found = core.topk_prompt(self._base, adapter, np.concatenate([prompt, tokens]), k, field="topk_sample_logprobs")
+        return TopkLogprobs(found.token_ids[prompt.size :], found.logprobs[prompt.size :])
+
+    def _targets(
+        self, adapter: core.Adapter | None, prompt: npt.NDArray[np.int32], asked: TensorData | None
+    ) -> TensorData | None:
+        """Score chosen tokens; the answer has the request's layout, dense or CSR (protocol 7.8)."""
+        if asked is None:
+            return None
+        if asked.dtype != "int64" or len(asked.shape or ()) != 2:
+            raise InputError(
+                f"target_prompt_logprobs: expected int64 [{prompt.size - 1}, K], got {asked.dtype} {asked.shape}."
+            )
+        dense = asked.to_numpy(pad_value=-1)
+        found = core.target_logprobs(self._base, adapter, prompt, dense)
+        if not asked.is_sparse:
+            return TensorData.from_numpy(found)
+        crow = np.asarray(asked.sparse_crow_indices)
+        columns = np.asarray(asked.sparse_col_indices)
+        rows = np.repeat(np.arange(len(crow) - 1), np.diff(crow))
+        return TensorData(
+            found[rows, columns],
+            "float32",
+            shape=asked.shape,
+            sparse_crow_indices=asked.sparse_crow_indices,
+            sparse_col_indices=asked.sparse_col_indices,
+        )
+
+    def _alternatives(
+        self, adapter: core.Adapter | None, prompt: npt.NDArray[np.int32], request: SampleRequest, seed: int
+    ) -> PromptAltTokens | None:
+        k = request.prompt_alt_tokens_k
+        if k == 0:
+            return None
+        temperature = request.sampling_params.temperature
+        found = core.draw_alternatives(self._base, adapter, prompt, k, temperature=temperature, seed=seed)
+        return PromptAltTokens(
+            tokens=TensorData.from_numpy(found.token_ids.astype(np.int64)),
+            logprobs=TensorData.from_numpy(found.logprobs),
+        )
 
     def _score(
         self, adapter: core.Adapter | None, prompt: npt.NDArray[np.int32], request: SampleRequest

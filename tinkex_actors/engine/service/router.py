@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.engine.service import differences
 from tinkex_actors.engine.service.call import Call
-from tinkex_actors.engine.service.handlers import archive, front, polls, sampling, saving, sessions, training
+from tinkex_actors.engine.service.handlers import (
+    account,
+    archive,
+    checkpoints,
+    front,
+    polls,
+    sampling,
+    saving,
+    sessions,
+    training,
+)
 from tinkex_actors.engine.service.rescue import numbers_of
 from tinkex_actors.errors import APIStatusError, BadRequestError, ConfigError, InputError, WireError
 from tinkex_actors.runtime.log import Logger
@@ -28,9 +38,12 @@ __all__ = ["HANDLERS", "handle"]
 
 _log = Logger("tinkex_actors.engine")
 
+# Asked for with the key itself, also where everything else wants a token (protocol 5.1).
+_OPEN = frozenset({"auth_token", "client_config", "healthz"})
+
 HANDLERS: Mapping[str, Handler] = {
     name: getattr(module, name)
-    for module in (archive, front, polls, sampling, saving, sessions, training)
+    for module in (account, archive, checkpoints, front, polls, sampling, saving, sessions, training)
     for name in module.__all__
 } | {"forward": training.forward_backward}
 """By the name of the route: every public function of the handlers' modules."""
@@ -43,15 +56,32 @@ async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> 
         ConfigError: the engine cannot work at all as it is set up; there is no status for that.
     """
     found = match(request)
+    if found is None and (file := await _file(cell, request)) is not None:
+        return file
     if found is None or options.lacks(found[0].name) or found[0].name not in HANDLERS:
         return encode_error(404, f"No route {request.method} {request.path.partition('?')[0]} on this engine.")
     route, path = found
     if options.strict and route.name != "healthz" and not header(request.headers, "x-api-key"):
         return encode_error(401, "No API key. Send any key in X-API-Key: this engine is strict and wants one.")
-    response = differences.provoked(route, request, options, cell.now())
-    if response is None:
-        response = await _answer(cell, differences.incoming(request, options), route, path, options)
-    return differences.outgoing(route, response, options)
+    if options.quirks.wants_jwt and route.name not in _OPEN and not _has_token(cell, request):
+        response = encode_error(401, "The token is missing, was not made here or has expired. Exchange the key again.")
+        response.headers["www-authenticate"] = 'Bearer error="invalid_token"'
+        return response
+    answer = differences.provoked(route, request, options, cell.now())
+    if answer is None:
+        answer = await _answer(cell, differences.incoming(request, options), route, path, options)
+    return differences.outgoing(route, answer, options)
+
+
+async def _file(cell: EngineCell, request: Request) -> Response | None:
+    try:
+        return await cell.downloads.answer(request)
+    except APIStatusError as error:
+        return _refusal(error)
+
+
+def _has_token(cell: EngineCell, request: Request) -> bool:
+    return cell.tokens.valid(header(request.headers, "x-api-key"), cell.wall_clock().timestamp())
 
 
 async def _answer(

@@ -39,7 +39,7 @@ __all__ = ["KINDS", "CheckpointRecord", "RunRecord", "Store", "escape", "tinker_
 RecordT = TypeVar("RecordT", bound=msgspec.Struct)
 
 # Kinds of checkpoints this engine writes, and the protocol's word for what each is (protocol 2.8).
-KINDS = {"weights": "training", "sampler_weights": "sampler"}
+KINDS = {"weights": "training", "sampler_weights": "sampler", "external_weights": "external"}
 
 # Protocol 1.7.15: what a server accepts as `ttl_seconds`.
 _MIN_TTL, _MAX_TTL = 3600, 10 * 365 * 24 * 3600
@@ -63,6 +63,7 @@ class RunRecord(msgspec.Struct, kw_only=True):
     created_at: datetime
     last_request_time: datetime
     user_metadata: dict[str, Any] | None = None
+    project_id: str | None = None
 
 
 class CheckpointRecord(msgspec.Struct, kw_only=True):
@@ -78,6 +79,7 @@ class CheckpointRecord(msgspec.Struct, kw_only=True):
     train_mlp: bool = True
     train_unembed: bool = True
     has_optimizer: bool = False
+    public: bool = False
     size_bytes: int = 0
     user_metadata: dict[str, str] | None = None
     expires_at: datetime | None = None
@@ -205,11 +207,7 @@ class Store:
         """
         if not name or "/" in name:
             raise InputError(f"checkpoint name {name!r}: expected a non-empty name without '/'. Choose another name.")
-        if ttl_seconds is not None and not _MIN_TTL <= ttl_seconds <= _MAX_TTL:
-            raise InputError(
-                f"ttl_seconds: expected {_MIN_TTL} to {_MAX_TTL}, got {ttl_seconds}. "
-                "Leave it out to keep the checkpoint."
-            )
+        _check_ttl(ttl_seconds)
         if not overwrite:
             with contextlib.suppress(NotFoundError):
                 self.checkpoint(run_id, kind, name)
@@ -232,7 +230,7 @@ class Store:
         try:
             write(staged)
             now = self._wall_clock()
-            expires_at = None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds)
+            expires_at = _expiry(ttl_seconds, now)
             size = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file())
             record = msgspec.structs.replace(record, time=now, expires_at=expires_at, size_bytes=size)
             _write(staged / "meta.json", record)
@@ -253,6 +251,60 @@ class Store:
         with self._changing:
             self._discard(self.checkpoint_folder(run_id, kind, name))
 
+    def publish(self, run_id: str, kind: str, name: str, *, public: bool) -> None:
+        """Mark a checkpoint as public, or take the mark back.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+            ConflictError: it is so already.
+        """
+        with self._changing:
+            record = self.checkpoint(run_id, kind, name)
+            if record.public is public:
+                state = "public" if public else "private"
+                raise ConflictError(f"{record.tinker_path} is {state} already.", status_code=409)
+            self._rewrite(msgspec.structs.replace(record, public=public))
+
+    def set_ttl(self, run_id: str, kind: str, name: str, ttl_seconds: int | None) -> None:
+        """Let a checkpoint expire ``ttl_seconds`` from now; None: never.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+            InputError: the time is out of range.
+        """
+        _check_ttl(ttl_seconds)
+        with self._changing:
+            record = self.checkpoint(run_id, kind, name)
+            self._rewrite(msgspec.structs.replace(record, expires_at=_expiry(ttl_seconds, self._wall_clock())))
+
+    def copy(
+        self, source: tuple[str, str, str], run_id: str, *, ttl_seconds: int | None, project_id: str | None
+    ) -> CheckpointRecord:
+        """Copy a checkpoint ``(run, kind, name)`` into a run of its own; one that is there already is returned.
+
+        Raises:
+            NotFoundError: no such checkpoint.
+            InputError: the time to live is out of range.
+        """
+        _check_ttl(ttl_seconds)
+        with contextlib.suppress(NotFoundError):
+            return self.checkpoint(run_id, *source[1:])
+        record, run = self.checkpoint(*source), self.run(source[0])
+        now = self._wall_clock()
+        self.write_run(
+            msgspec.structs.replace(
+                run, training_run_id=run_id, created_at=now, last_request_time=now, project_id=project_id
+            )
+        )
+        copied = msgspec.structs.replace(record, training_run_id=run_id, public=False)
+        folder = self.checkpoint_folder(*source)
+        return self.put(copied, ttl_seconds, lambda staged: _copy_files(folder, staged))
+
+    def assign_project(self, run_id: str, project_id: str) -> None:
+        """Put a run into a project; one that has no record yet is ignored."""
+        with contextlib.suppress(NotFoundError):
+            self.write_run(msgspec.structs.replace(self.run(run_id), project_id=project_id))
+
     # --- files -----------------------------------------------------------------------------------------------------
     def _run_folder(self, run_id: str) -> Path:
         return self.folder / "runs" / escape(run_id)
@@ -263,6 +315,10 @@ class Store:
             # A folder kept aside by an overwrite under way has the same record as the one that replaces it.
             if record is not None and path.parent.name == escape(record.name) and not self._expired(record):
                 yield record
+
+    def _rewrite(self, record: CheckpointRecord) -> None:
+        self.claim()
+        _write(self.checkpoint_folder(record.training_run_id, record.kind, record.name) / "meta.json", record)
 
     def _expired(self, record: CheckpointRecord) -> bool:
         return record.expires_at is not None and record.expires_at <= self._wall_clock()
@@ -305,6 +361,21 @@ class Store:
                 aside.rename(final)
 
 
+def _check_ttl(ttl_seconds: int | None) -> None:
+    if ttl_seconds is not None and not _MIN_TTL <= ttl_seconds <= _MAX_TTL:
+        raise InputError(
+            f"ttl_seconds: expected {_MIN_TTL} to {_MAX_TTL}, got {ttl_seconds}. Leave it out to keep the checkpoint."
+        )
+
+
+def _expiry(ttl_seconds: int | None, now: datetime) -> datetime | None:
+    return None if ttl_seconds is None else now + timedelta(seconds=ttl_seconds)
+
+
+def _copy_files(folder: Path, staged: Path) -> None:
+    shutil.copytree(folder, staged, ignore=shutil.ignore_patterns("meta.json"))
+
+
 def _write(path: Path, record: msgspec.Struct) -> None:
     fresh = path.with_name(f"{path.name}.{uuid4().hex}.new")
     with fresh.open("wb") as file:
@@ -317,5 +388,6 @@ def _write(path: Path, record: msgspec.Struct) -> None:
 def _read(path: Path, kind: type[RecordT]) -> RecordT | None:
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
-    except (FileNotFoundError, NotADirectoryError, msgspec.DecodeError):
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError, msgspec.DecodeError):
+        # What is no record of ours must not hide those that are.
         return None

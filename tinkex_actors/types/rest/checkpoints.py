@@ -131,14 +131,15 @@ class SetCheckpointTtlRequest(Record, frozen=True, kw_only=True):
 
 
 class ExternalWeightsUrlsResponse(Record, frozen=True, kw_only=True):
-    """Where the files of an external checkpoint can be read: relative path to signed URL, until ``expires``."""
+    """Where the files of an external checkpoint can be read: relative path to signed URL, until ``expires``.
+
+    A signed URL is a key to its file, so no representation shows it.
+    """
+
+    _secrets: ClassVar[tuple[str, ...]] = ("urls",)
 
     urls: dict[str, str]
     expires: datetime
-
-    def __repr__(self) -> str:
-        # A signed URL is a key to the file: it stays out of logs.
-        return f"ExternalWeightsUrlsResponse(<{len(self.urls)} urls>, expires={self.expires!r})"
 
 
 class CheckpointArchiveUrlResponse(Record, frozen=True, kw_only=True):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from tinkex_actors.engine.service.handlers.paging import page_of
 from tinkex_actors.engine.store.store import KINDS, CheckpointRecord, RunRecord
-from tinkex_actors.errors import BadRequestError
 from tinkex_actors.types import (
     Checkpoint,
     CheckpointsListResponse,
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tinkex_actors.engine.service.cell import EngineCell
 
 __all__ = [
-    "delete_checkpoint",
     "get_training_run",
     "list_checkpoints",
     "list_training_runs",
@@ -30,13 +29,15 @@ __all__ = [
 ]
 
 # Everything on this machine belongs to whoever runs the engine.
-_OWNER = "local"
+OWNER: Final = "local"
 
 
 async def list_training_runs(cell: EngineCell, call: Call) -> TrainingRunsResponse:
     """List runs, the one used last first."""
-    offset, limit = _page(call)
+    offset, limit = page_of(call)
     runs = await cell.on_disk(cell.store.runs)
+    if call.message.project_id is not None:
+        runs = [run for run in runs if run.project_id == call.message.project_id]
     page = [await _training_run(cell, run) for run in runs[offset : offset + limit]]
     cursor = Cursor(offset=offset, limit=limit, total_count=len(runs))
     return TrainingRunsResponse(training_runs=page, cursor=cursor)
@@ -57,7 +58,7 @@ async def list_checkpoints(cell: EngineCell, call: Call) -> CheckpointsListRespo
 
 async def list_user_checkpoints(cell: EngineCell, call: Call) -> CheckpointsListResponse:
     """List the checkpoints of all runs, newest first."""
-    offset, limit = _page(call)
+    offset, limit = page_of(call)
     found = await cell.on_disk(cell.store.checkpoints)
     cursor = Cursor(offset=offset, limit=limit, total_count=len(found))
     page = [_checkpoint(record) for record in found[offset : offset + limit]]
@@ -79,19 +80,6 @@ async def weights_info(cell: EngineCell, call: Call) -> WeightsInfoResponse:
     )
 
 
-async def delete_checkpoint(cell: EngineCell, call: Call) -> None:
-    """Delete a checkpoint. Samplers that have read it go on."""
-    kind, _, name = call.path["checkpoint_id"].partition("/")
-    await cell.on_disk(cell.store.delete, call.path["training_run_id"], kind, name)
-
-
-def _page(call: Call) -> tuple[int, int]:
-    offset, limit = call.message.offset, call.message.limit
-    if offset < 0 or limit < 0:
-        raise BadRequestError(f"expected offset and limit of 0 or more, got {offset} and {limit}.", status_code=400)
-    return offset, limit
-
-
 async def _training_run(cell: EngineCell, run: RunRecord) -> TrainingRun:
     found = [_checkpoint(record) for record in await cell.on_disk(cell.store.checkpoints, run.training_run_id)]
     last = {kind: next((c for c in found if c.checkpoint_type == kind), None) for kind in KINDS.values()}
@@ -99,7 +87,7 @@ async def _training_run(cell: EngineCell, run: RunRecord) -> TrainingRun:
     return TrainingRun(
         training_run_id=run.training_run_id,
         base_model=run.base_model,
-        model_owner=_OWNER,
+        model_owner=OWNER,
         is_lora=True,
         lora_rank=run.lora_rank,
         last_request_time=living.last_request_at if living else run.last_request_time,
@@ -116,6 +104,7 @@ def _checkpoint(record: CheckpointRecord) -> Checkpoint:
         time=record.time,
         tinker_path=record.tinker_path,
         size_bytes=record.size_bytes,
+        public=record.public,
         user_metadata=record.user_metadata,
         expires_at=record.expires_at,
     )

@@ -22,12 +22,18 @@ __all__ = ["client_config", "dynamic_config", "get_server_capabilities", "health
 
 async def client_config(cell: EngineCell, call: Call) -> ClientConfigResponse:
     """Answer the flags a client starts with: no proprietary transport, chunks in parallel, plain API keys."""
-    return ClientConfigResponse(use_pyqwest_transport=False, parallel_fwdbwd_chunks=True, pjwt_auth_enabled=False)
+    return ClientConfigResponse(
+        use_pyqwest_transport=False,
+        parallel_fwdbwd_chunks=True,
+        pjwt_auth_enabled=call.options.quirks.wants_jwt,
+        sample_use_retrieve_futures=call.options.quirks.session_polls,
+        sample_join_sampling_session=call.options.quirks.session_polls,
+    )
 
 
 async def dynamic_config(cell: EngineCell, call: Call) -> ClientDynamicConfigResponse:
     """Answer the flags a client reads again."""
-    return ClientDynamicConfigResponse()
+    return ClientDynamicConfigResponse(sample_cancel_enabled=call.options.quirks.session_polls)
 
 
 async def get_server_capabilities(cell: EngineCell, call: Call) -> GetServerCapabilitiesResponse:
@@ -48,5 +54,6 @@ async def healthz(cell: EngineCell, call: Call) -> HealthResponse:
 
 
 async def telemetry(cell: EngineCell, call: Call) -> TelemetryResponse:
-    """Accept a batch. The engine keeps none of it."""
+    """Accept a batch. The engine counts its events by kind and keeps none of them."""
+    cell.telemetry_events.update(type(event).__struct_config__.tag for event in call.message.events)
     return TelemetryResponse()

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinkex_actors.engine.service import differences
-from tinkex_actors.errors import GoneError
+from tinkex_actors.errors import BadRequestError, GoneError
+from tinkex_actors.types import FuturesRetrieveResponse
 from tinkex_actors.wire.exchange import header
 from tinkex_actors.wire.routes import ROUTES
 from tinkex_actors.wire.server import encode_failure, encode_metadata_only, encode_result, encode_try_again
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from tinkex_actors.engine.service.cell import EngineCell
     from tinkex_actors.wire.exchange import Response
 
-__all__ = ["retrieve_future"]
+__all__ = ["cancel_future", "retrieve_future", "retrieve_futures"]
 
 # Results larger than this are announced before they are sent, to a client that asked for it (protocol 4.3).
 METADATA_ONLY_BYTES = 1024 * 1024
@@ -50,6 +51,36 @@ async def retrieve_future(cell: EngineCell, call: Call) -> Response:
             return encode_metadata_only(size)
     cell.promises.mark_read(promise)
     return response
+
+
+async def retrieve_futures(cell: EngineCell, call: Call) -> FuturesRetrieveResponse:
+    """Hold the request until a sample of its client is done, or its time is up; and drop results that were read."""
+    message = call.message
+    target = message.target
+    sampler = cell.sampler(target.sampling_session_id)
+    for request_id in message.retrieved_request_ids:
+        cell.promises.release(request_id, sampler.sampling_session_id)
+    patience = min(call.options.long_poll, _POLL_SHARE * call.request.timeout)
+    if message.timeout is not None:
+        patience = min(patience, message.timeout)
+    completions, cursor = await cell.completions.after(
+        sampler.sampling_session_id, target.cloned_sampler_id, message.prev_cursor, patience
+    )
+    return FuturesRetrieveResponse(completions=completions, cursor=cursor)
+
+
+async def cancel_future(cell: EngineCell, call: Call) -> None:
+    """Give up a sample that nobody waits for any more; one that is done, or cancelled already, stays as it is."""
+    request_id = call.message.request_id
+    promise = cell.promises.get(request_id)
+    cell.session(promise.session_id)
+    if promise.route != "asample":
+        raise BadRequestError(
+            f"{request_id} is a {promise.route}: only samples can be cancelled; later steps build on it.",
+            status_code=400,
+        )
+    if cell.jobs.withdraw(request_id) is not None:
+        cell.promises.fail(promise, "its client cancelled it", "user")
 
 
 def _paused(cell: EngineCell, call: Call) -> str | None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.engine.service.state.jobs import MAX_WAITING_SAMPLES, Job
 from tinkex_actors.engine.service.state.sessions import Sampler
-from tinkex_actors.errors import BadRequestError, RateLimitError
+from tinkex_actors.errors import BadRequestError, InputError, RateLimitError
 from tinkex_actors.types import (
     CreateSamplingSessionResponse,
     GetSamplerResponse,
+    JoinSamplingSessionResponse,
     ParsedCheckpointTinkerPath,
     UntypedAPIFuture,
 )
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from tinkex_actors.engine.service.cell import EngineCell
     from tinkex_actors.engine.service.compute import Core
 
-__all__ = ["asample", "create_sampling_session", "get_sampler"]
+__all__ = ["asample", "create_sampling_session", "get_sampler", "join_sampling_session"]
 
 # Seconds a client should wait when the queue is full: what the official one waits by itself (protocol 7.3).
 _RETRY_AFTER = 1.0
@@ -58,6 +59,13 @@ async def get_sampler(cell: EngineCell, call: Call) -> GetSamplerResponse:
     return GetSamplerResponse(
         sampler_id=sampler.sampling_session_id, base_model=sampler.base_model, model_path=sampler.model_path
     )
+
+
+async def join_sampling_session(cell: EngineCell, call: Call) -> JoinSamplingSessionResponse:
+    """Give one more client of a sampling session its number."""
+    sampler = cell.sampler(call.message.sampling_session_id)
+    sampler.clones += 1
+    return JoinSamplingSessionResponse(client_counter=sampler.clones)
 
 
 async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
@@ -102,6 +110,8 @@ def _find(cell: EngineCell, path: str | None) -> Any:
     """Return a checkpoint's folder; reads the disk. Weights of either kind can be sampled."""
     parsed = ParsedCheckpointTinkerPath.from_tinker_path(path or "")
     kind, _, name = parsed.checkpoint_id.partition("/")
+    if kind == "external_weights":
+        raise InputError(f"{path}: external weights are for other programs. Sample weights or sampler_weights.")
     cell.store.checkpoint(parsed.training_run_id, kind, name)
     return cell.store.checkpoint_folder(parsed.training_run_id, kind, name)
 
@@ -114,12 +124,5 @@ def _check_offered(message: Any) -> None:
         )
     if not 1 <= message.num_samples <= 1024:
         raise BadRequestError(f"asample: num_samples: expected 1 to 1024, got {message.num_samples}.", status_code=400)
-    lacking = {
-        "topk_sample_logprobs": message.topk_sample_logprobs,
-        "target_prompt_logprobs": message.target_prompt_logprobs is not None,
-        "prompt_alt_tokens_k": message.prompt_alt_tokens_k,
-        "record_stability_info": message.record_stability_info,
-    }
-    for name, asked in lacking.items():
-        if asked:
-            raise BadRequestError(f"asample: this engine has no {name}. Leave it out.", status_code=400)
+    if message.record_stability_info:
+        raise BadRequestError("asample: this engine has no record_stability_info. Leave it out.", status_code=400)

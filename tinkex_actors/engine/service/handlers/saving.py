@@ -9,17 +9,23 @@ import msgspec
 from tinkex_actors.engine.service.state.sessions import Model, Sampler
 from tinkex_actors.engine.store.store import CheckpointRecord
 from tinkex_actors.errors import APIStatusError, BadRequestError, InputError
-from tinkex_actors.types import SaveWeightsForSamplerResponseInternal, SaveWeightsResponse, UntypedAPIFuture
+from tinkex_actors.types import (
+    SaveWeightsExternalResponseInternal,
+    SaveWeightsForSamplerResponseInternal,
+    SaveWeightsResponse,
+    UntypedAPIFuture,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from tinkex_actors.engine.service.call import Call
     from tinkex_actors.engine.service.cell import EngineCell
     from tinkex_actors.engine.service.compute import Core
     from tinkex_actors.engine.service.state.jobs import Job
 
-__all__ = ["save_weights", "save_weights_for_sampler"]
+__all__ = ["save_weights", "save_weights_external", "save_weights_for_sampler"]
 
 
 async def save_weights(cell: EngineCell, call: Call) -> UntypedAPIFuture:
@@ -29,7 +35,8 @@ async def save_weights(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     model = await _model_for(cell, message, "weights", name, overwrite=message.overwrite)
 
     def compute(core: Core, job: Job) -> str:
-        return _save(cell, core, model, "weights", name, message, overwrite=message.overwrite)
+        write = _writer(core, model, optimizer=True)
+        return _save(cell, model, "weights", name, message, write, overwrite=message.overwrite).tinker_path
 
     def commit(path: str) -> SaveWeightsResponse:
         return SaveWeightsResponse(path=path, type="save_weights")
@@ -49,12 +56,35 @@ async def save_weights_for_sampler(cell: EngineCell, call: Call) -> UntypedAPIFu
     model = await _model_for(cell, message, "sampler_weights", name, overwrite=False)
 
     def save(core: Core, job: Job) -> str:
-        return _save(cell, core, model, "sampler_weights", name, message, overwrite=False)
+        write = _writer(core, model, optimizer=False)
+        return _save(cell, model, "sampler_weights", name, message, write).tinker_path
 
     def answer(path: str) -> SaveWeightsForSamplerResponseInternal:
         return SaveWeightsForSamplerResponseInternal(path=path, type="save_weights_for_sampler")
 
     return cell.in_order(call, model, save, answer)
+
+
+async def save_weights_external(cell: EngineCell, call: Call) -> UntypedAPIFuture:
+    """Save weights as files for other programs, in PEFT's layout."""
+    message = call.message
+    kind, name = "external_weights", message.path
+    model = await _model_for(cell, message, kind, name, overwrite=False)
+
+    def compute(core: Core, job: Job) -> CheckpointRecord:
+        adapter, recipients = model.ready(), message.age_encryption_recipients or ()
+
+        def write(folder: Path) -> None:
+            core.export(folder, adapter, published_as=cell.names.hugging_face, recipients=recipients)
+
+        return _save(cell, model, kind, name, message, write)
+
+    def commit(record: CheckpointRecord) -> SaveWeightsExternalResponseInternal:
+        return SaveWeightsExternalResponseInternal(
+            path=record.tinker_path, size_bytes=record.size_bytes, type="save_weights_external"
+        )
+
+    return cell.in_order(call, model, compute, commit)
 
 
 def _snapshot(
@@ -101,11 +131,25 @@ async def _model_for(cell: EngineCell, message: Any, kind: str, name: str, *, ov
     return cell.model(model_id)
 
 
-def _save(cell: EngineCell, core: Core, model: Model, kind: str, name: str, message: Any, *, overwrite: bool) -> str:
-    adapter, run = model.ready(), model.run
+def _writer(core: Core, model: Model, *, optimizer: bool) -> Callable[[Path], None]:
+    adapter = model.ready()
+    return lambda folder: core.save(folder, adapter, optimizer=optimizer)
+
+
+def _save(
+    cell: EngineCell,
+    model: Model,
+    kind: str,
+    name: str,
+    message: Any,
+    write: Callable[[Path], None],
+    *,
+    overwrite: bool = False,
+) -> CheckpointRecord:
+    """Put a checkpoint into the store, on the compute thread."""
+    run = model.run
     assert run is not None
     cell.store.check_new(model.model_id, kind, name, message.ttl_seconds, overwrite=overwrite)
-    optimizer = kind == "weights"
     record = CheckpointRecord(
         training_run_id=model.model_id,
         kind=kind,
@@ -116,9 +160,9 @@ def _save(cell: EngineCell, core: Core, model: Model, kind: str, name: str, mess
         train_attn=run.train_attn,
         train_mlp=run.train_mlp,
         train_unembed=run.train_unembed,
-        has_optimizer=optimizer,
-        user_metadata=message.user_metadata,
+        has_optimizer=kind == "weights",
+        user_metadata=getattr(message, "user_metadata", None),
     )
-    cell.store.put(record, message.ttl_seconds, lambda folder: core.save(folder, adapter, optimizer=optimizer))
+    saved = cell.store.put(record, message.ttl_seconds, write)
     cell.store.write_run(msgspec.structs.replace(run, last_request_time=model.last_request_at))
-    return record.tinker_path
+    return saved

@@ -51,9 +51,10 @@ async def create_model(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     _check_optimizer(message.optimizer_config)
     lora = message.lora_config or LoraConfig(rank=_DEFAULT_RANK)
     seed = cell.system.rng.getrandbits(63) if lora.seed is None else lora.seed
+    project_id = cell.session(message.session_id).project_id
 
     def compute(core: Core, job: Job) -> tuple[RunRecord, Any]:
-        run = _run_record(cell, job.promise.model_id, lora, message.user_metadata)
+        run = _run_record(cell, job.promise.model_id, lora, message.user_metadata, project_id)
         adapter = core.new_adapter(lora, seed)
         cell.store.write_run(run)
         return run, adapter
@@ -91,6 +92,7 @@ async def _create_from_checkpoint(cell: EngineCell, call: Call) -> UntypedAPIFut
         cell.check_base_model(message.base_model)
     if message.optimizer_config is not None:
         _check_optimizer(message.optimizer_config)
+    project_id = cell.session(message.session_id).project_id
 
     def compute(core: Core, job: Job) -> tuple[RunRecord, Any]:
         record, adapter = _read_checkpoint(cell, core, message.path, optimizer=message.optimizer)
@@ -100,7 +102,7 @@ async def _create_from_checkpoint(cell: EngineCell, call: Call) -> UntypedAPIFut
             train_mlp=record.train_mlp,
             train_unembed=record.train_unembed,
         )
-        run = _run_record(cell, job.promise.model_id, lora, message.user_metadata)
+        run = _run_record(cell, job.promise.model_id, lora, message.user_metadata, project_id)
         cell.store.write_run(run)
         return run, adapter
 
@@ -233,7 +235,11 @@ async def unload_model(cell: EngineCell, call: Call) -> UntypedAPIFuture:
 
 # --- shared ----------------------------------------------------------------------------------------------------------
 def _run_record(
-    cell: EngineCell, model_id: str | None, lora: LoraConfig, user_metadata: dict[str, Any] | None
+    cell: EngineCell,
+    model_id: str | None,
+    lora: LoraConfig,
+    user_metadata: dict[str, Any] | None,
+    project_id: str | None,
 ) -> RunRecord:
     assert model_id is not None
     now = cell.wall_clock()
@@ -247,6 +253,7 @@ def _run_record(
         created_at=now,
         last_request_time=now,
         user_metadata=user_metadata,
+        project_id=project_id,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.errors import (
@@ -40,9 +41,24 @@ class Job:
         compute: runs on the compute thread with the numeric core; must leave shared state alone.
         commit: runs on the loop with what ``compute`` returned, changes the engine's state and returns the result.
         undo: runs on the loop with the failure's text when there is no result.
+
+    Attributes:
+        made_at, started_at, finished_at: when, in seconds of a steady clock.
     """
 
-    __slots__ = ("cancelled", "commit", "compute", "error", "finished", "promise", "undo", "value")
+    __slots__ = (
+        "cancelled",
+        "commit",
+        "compute",
+        "error",
+        "finished",
+        "finished_at",
+        "made_at",
+        "promise",
+        "started_at",
+        "undo",
+        "value",
+    )
 
     def __init__(
         self,
@@ -59,6 +75,7 @@ class Job:
         self.finished = False
         self.value: Any = None
         self.error: BaseException | None = None
+        self.made_at = self.started_at = self.finished_at = perf_counter()
 
     def should_stop(self) -> bool:
         """Whether the computation shall give up at its next safe place. Read by the compute thread."""
@@ -66,6 +83,7 @@ class Job:
 
     def run(self, load_core: Callable[[], Any]) -> None:
         """Compute, on the compute thread, and keep the outcome in the job."""
+        self.started_at = perf_counter()
         try:
             if self.cancelled:
                 raise ClosedError("the engine stopped before the request ran; nothing was changed")
@@ -73,6 +91,7 @@ class Job:
         except BaseException as error:
             # Kept, and dealt with by the loop: an exception in a thread has nobody else to go to.
             self.error = error
+        self.finished_at = perf_counter()
         self.finished = True
 
 
@@ -102,6 +121,17 @@ class JobQueue:
             await self._filled.wait()
         self.running = self._waiting.popleft()
         return self.running
+
+    def withdraw(self, request_id: str) -> Job | None:
+        """Take out the waiting job of a promise and return it; tell the running one to stop. Otherwise None."""
+        if self.running is not None and self.running.promise.request_id == request_id:
+            self.running.cancelled = True
+            return None
+        for job in self._waiting:
+            if job.promise.request_id == request_id:
+                self._waiting.remove(job)
+                return job
+        return None
 
     def cancel(self, session_id: str | None = None) -> list[Job]:
         """Take out the waiting jobs of a session (None: all) and return them; tell the running one to stop."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from tinkex_actors.errors import GoneError, NotFoundError
@@ -92,10 +93,14 @@ class Promises:
 
     Args:
         retained_bytes: memory that settled promises may hold together.
+        settled: told of each promise that has got its result or its failure.
     """
 
-    def __init__(self, retained_bytes: int = RETAINED_BYTES) -> None:
+    def __init__(
+        self, retained_bytes: int = RETAINED_BYTES, settled: Callable[[Promise], None] = lambda promise: None
+    ) -> None:
         self._retained_bytes = retained_bytes
+        self._settled = settled
         self._by_id: dict[str, Promise] = {}
         self._by_session: dict[str, dict[str, None]] = {}
         self._unread: OrderedDict[str, None] = OrderedDict()
@@ -161,6 +166,17 @@ class Promises:
             self._read[promise.request_id] = None
             self._read.move_to_end(promise.request_id)
 
+    def release(self, request_id: str, owner: str) -> None:
+        """Drop a result that its client has read and will not ask for again (protocol 4.7). Others are ignored.
+
+        Args:
+            request_id: the promise.
+            owner: what its id must begin with; nobody drops another's results.
+        """
+        promise = self._by_id.get(request_id)
+        if promise is not None and promise.state != "pending" and request_id.startswith(f"{owner}:"):
+            self._drop(request_id)
+
     def end_session(self, session_id: str) -> None:
         """Forget every promise of a session; whoever still polls one finds it dropped."""
         for request_id in list(self._by_session.get(session_id, ())):
@@ -175,16 +191,20 @@ class Promises:
         self.held_bytes += promise.size_bytes
         self._unread[promise.request_id] = None
         promise.settle(state)
+        self._settled(promise)
         for queue in (self._read, self._unread):
             while self.held_bytes > self._retained_bytes and queue:
                 request_id = next(iter(queue))
                 # The newest result is kept whatever its size: nobody could have read it yet.
                 if request_id == promise.request_id:
                     return
-                self._forget(request_id)
-                self._dropped[request_id] = None
-                while len(self._dropped) > _REMEMBERED_DROPPED:
-                    self._dropped.popitem(last=False)
+                self._drop(request_id)
+
+    def _drop(self, request_id: str) -> None:
+        self._forget(request_id)
+        self._dropped[request_id] = None
+        while len(self._dropped) > _REMEMBERED_DROPPED:
+            self._dropped.popitem(last=False)
 
     def _forget(self, request_id: str) -> None:
         promise = self._by_id.pop(request_id)

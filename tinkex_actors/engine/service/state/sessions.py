@@ -6,7 +6,7 @@ seconds of silence, or when the client finishes it, it ends with everything it o
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -14,20 +14,25 @@ import msgspec
 
 from tinkex_actors.engine.service.state.ordering import Ordering
 from tinkex_actors.errors import GoneError, InputError, NotFoundError
+from tinkex_actors.types import SessionActive, SessionCancelled
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from tinkex_actors.engine.store.store import RunRecord
     from tinkex_actors.errors import APIStatusError
+    from tinkex_actors.types import SessionStatus
 
 __all__ = ["SESSION_PATIENCE", "Model", "Sampler", "Session", "Sessions"]
 
 # The official client warns after 120 s without an answered beat; a server ends a session clearly later (A.1 #21).
 SESSION_PATIENCE = 300.0
 
-# Names of ended sessions we can still tell from names that never were.
+# Ended sessions that can still be looked at, and told from names that never were.
 _REMEMBERED_ENDED = 10_000
+
+# Operations of one session that its trace shows, the latest ones.
+_TRACED_OPERATIONS = 2_000
 
 
 class Session(msgspec.Struct, kw_only=True):
@@ -37,6 +42,11 @@ class Session(msgspec.Struct, kw_only=True):
         session_id: its name; unique across engines and processes, because checkpoints outlive both.
         last_sign: when the client was last heard of, on the loop's clock.
         created_at: wall-clock time of creation.
+        model_ids: its models, in the order of their creation.
+        sampler_ids: its sampling sessions.
+        status: whether it lives, or how it ended.
+        ended_because: the same in words; empty while it lives.
+        trace: its latest operations, as trace events (the Chrome trace format).
     """
 
     session_id: str
@@ -48,6 +58,9 @@ class Session(msgspec.Struct, kw_only=True):
     display_name: str | None = None
     model_ids: list[str] = msgspec.field(default_factory=list)
     sampler_ids: list[str] = msgspec.field(default_factory=list)
+    status: SessionStatus = SessionActive()
+    ended_because: str = ""
+    trace: deque[dict[str, Any]] = msgspec.field(default_factory=lambda: deque(maxlen=_TRACED_OPERATIONS))
 
 
 class Model(msgspec.Struct, kw_only=True, eq=False):
@@ -97,6 +110,7 @@ class Sampler(msgspec.Struct, kw_only=True, eq=False):
         loaded: whether ``adapter`` is what it should be. Only the compute thread writes these two
             once the sampler is made.
         follows: the model whose published weights an ``inflight`` sampler uses.
+        clones: numbers given to clients that joined it (protocol 1.7.20).
     """
 
     sampling_session_id: str
@@ -106,15 +120,16 @@ class Sampler(msgspec.Struct, kw_only=True, eq=False):
     adapter: Any = None
     loaded: bool = False
     follows: Model | None = None
+    clones: int = 0
 
 
 class Sessions:
-    """The living sessions of an engine, and the names of the ended ones."""
+    """The living sessions of an engine, and the ended ones of this process."""
 
     def __init__(self, patience: float = SESSION_PATIENCE) -> None:
         self._patience = patience
         self._living: dict[str, Session] = {}
-        self._ended: OrderedDict[str, str] = OrderedDict()
+        self._ended: OrderedDict[str, Session] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._living)
@@ -132,29 +147,45 @@ class Sessions:
             GoneError: it has ended.
             NotFoundError: there never was one.
         """
-        session = self._living.get(session_id)
+        session = self.find(session_id)
+        if session.ended_because:
+            raise GoneError(
+                f"Session {session_id} has ended: {session.ended_because}. Create a new session (a new ServiceClient).",
+                status_code=410,
+            )
+        session.last_sign = max(now, session.last_sign)
+        return session
+
+    def find(self, session_id: str) -> Session:
+        """Return a session of this process, ended or not, without counting it as a sign of life.
+
+        Raises:
+            NotFoundError: there never was one.
+        """
+        session = self._living.get(session_id) or self._ended.get(session_id)
         if session is None:
-            if reason := self._ended.get(session_id):
-                raise GoneError(
-                    f"Session {session_id} has ended: {reason}. Create a new session (a new ServiceClient).",
-                    status_code=410,
-                )
             raise NotFoundError(
                 f"No session {session_id!r} on this engine. It may belong to an earlier process; create a new one.",
                 status_code=404,
             )
-        session.last_sign = max(now, session.last_sign)
         return session
+
+    def newest_first(self) -> list[Session]:
+        """Return all sessions of this process, ended or not."""
+        every = [*self._living.values(), *self._ended.values()]
+        return sorted(every, key=lambda session: (session.created_at, session.session_id), reverse=True)
 
     def ended(self, session_id: str) -> bool:
         """Whether a session of this name has lived here and ended."""
         return session_id in self._ended
 
-    def end(self, session_id: str, reason: str) -> Session | None:
-        """End a session; return it, or None when it does not live."""
+    def end(self, session_id: str, reason: str, status: SessionStatus | None = None) -> Session | None:
+        """End a session; return it, or None when it does not live. Without a status it counts as cancelled."""
         session = self._living.pop(session_id, None)
         if session is not None:
-            self._ended[session_id] = reason
+            session.ended_because = reason
+            session.status = SessionCancelled(detail=reason) if status is None else status
+            self._ended[session_id] = session
             while len(self._ended) > _REMEMBERED_ENDED:
                 self._ended.popitem(last=False)
         return session
