@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 _EXECUTOR = "downloads"
 _BUFFER = 1 << 20
-_POLICY = RetryPolicy(max_attempts=5, cap=30.0, base=1.0)  # of attempts in a row that bring nothing
+_POLICY = RetryPolicy(max_attempts=4, base=0.25)  # of attempts in a row that bring nothing
 _STALE = frozenset({401, 403, 404, 410, 416})  # a link whose time has passed, or a file that became another
 
 
@@ -170,19 +170,21 @@ class _Job:
             await self._on_disk(_begin, place, _Left(file.total, file.tag))
         self._told(future, place, done, file.total)
         buffer = bytearray()
-        async for piece in file.pieces:
-            buffer += piece
-            if self._arrived + done + len(buffer) > self._limits.max_bytes:
-                raise APIResponseValidationError(
-                    f"{place.name}: more than {self._limits.max_bytes} bytes arrive. If you trust the checkpoint, "
-                    "raise ArchiveLimits(max_bytes=...)."
-                )
-            if len(buffer) >= _BUFFER:
-                await self._on_disk(_write, place, done, bytes(buffer))
-                done += len(buffer)
-                buffer.clear()
-                self._told(future, place, done, file.total)
-        await self._on_disk(_write, place, done, bytes(buffer))
+        try:
+            async for piece in file.pieces:
+                buffer += piece
+                if self._arrived + done + len(buffer) > self._limits.max_bytes:
+                    raise APIResponseValidationError(
+                        f"{place.name}: more than {self._limits.max_bytes} bytes arrive. If you trust the checkpoint, "
+                        "raise ArchiveLimits(max_bytes=...)."
+                    )
+                if len(buffer) >= _BUFFER:
+                    full, buffer = bytes(buffer), bytearray()
+                    await self._on_disk(_write, place, done, full)
+                    done += len(full)
+                    self._told(future, place, done, file.total)
+        finally:  # what has come is not asked for again
+            await self._on_disk(_write, place, done, bytes(buffer))
         done += len(buffer)
         self._told(future, place, done, file.total)
         complete = file.total is None or done == file.total
@@ -268,7 +270,6 @@ def _write(place: Path, at: int, piece: bytes) -> None:
     with place.open("r+b") as file:
         file.seek(at)
         file.write(piece)
-        file.truncate()
 
 
 def _forget(place: Path) -> None:

@@ -1,0 +1,316 @@
+"""Checkpoints downloaded: what arrives, what is gone on with, what is refused."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tinkex_actors import (
+    APIConnectionError,
+    APIResponseValidationError,
+    ArchiveLimits,
+    Config,
+    InputError,
+    NotFoundError,
+    ServiceClient,
+    TinkerPathError,
+)
+from tinkex_actors.clients.rest.unpacking import safe_name, unpack
+from tinkex_actors.engine.transport import LocalTransport
+from tinkex_actors.runtime import ActorSystem
+from tinkex_actors.wire.exchange import Request, Response
+
+PATH = "tinker://run:1/weights/a"
+
+
+def tar_of(*entries: tuple[str, bytes] | tarfile.TarInfo, compression: str = "") -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode=f"w:{compression}") as tar:
+        for entry in entries:
+            if isinstance(entry, tarfile.TarInfo):
+                tar.addfile(entry)
+            else:
+                info = tarfile.TarInfo(entry[0])
+                info.size = len(entry[1])
+                tar.addfile(info, io.BytesIO(entry[1]))
+    return made.getvalue()
+
+
+class ArchivesElsewhere:
+    """The engine's transport, but a checkpoint's archive is on another host, as with the hosted service."""
+
+    def __init__(self, inner: LocalTransport) -> None:
+        self._inner = inner
+        self.link = ""
+        self.asked = 0
+
+    async def send(self, request: Request) -> Response:
+        if request.path.endswith("/archive"):
+            self.asked += 1
+            return Response(302, {"location": self.link, "content-length": "0"})
+        return await self._inner.send(request)
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class FileHost:
+    """Serves one file by ranges, and breaks off where it is told to.
+
+    Attributes:
+        body: the file.
+        breaks: for each request to come, how many bytes it gets; after the last, all of them.
+        refusals: statuses to answer first.
+        seen: ``Range`` of each request, and whether it had a key.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.breaks: list[int] = []
+        self.refusals: list[int] = []
+        self.seen: list[tuple[str, bool]] = []
+        self.tag = '"one"'
+        self.ranges = True
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.seen.append((request.headers.get("Range", ""), "x-api-key" in request.headers))
+        if self.refusals:
+            return web.Response(status=self.refusals.pop(0))
+        first = 0
+        same = request.headers.get("If-Range", self.tag) == self.tag
+        if self.ranges and same and (asked := request.headers.get("Range")):
+            first = int(asked.removeprefix("bytes=").removesuffix("-"))
+        if first >= len(self.body) > 0:
+            return web.Response(status=416)
+        headers = {"ETag": self.tag, "Content-Length": str(len(self.body) - first)}
+        if first:
+            headers["Content-Range"] = f"bytes {first}-{len(self.body) - 1}/{len(self.body)}"
+        response = web.StreamResponse(status=206 if first else 200, headers=headers)
+        await response.prepare(request)
+        length = self.breaks.pop(0) if self.breaks else len(self.body)
+        await response.write(self.body[first : first + length])
+        if first + length < len(self.body):
+            assert request.transport is not None
+            request.transport.close()
+        return response
+
+
+@asynccontextmanager
+async def host_of(body: bytes) -> AsyncIterator[tuple[FileHost, str]]:
+    host = FileHost(body)
+    app = web.Application()
+    app.router.add_get("/file", host.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield host, f"http://127.0.0.1:{runner.addresses[0][1]}/file"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def client_of(tmp_path: Path) -> AsyncIterator[tuple[ServiceClient, ArchivesElsewhere]]:
+    config = Config(base_url="local://tiny", engine_store=tmp_path / "store")
+    async with ActorSystem() as system:
+        transport = ArchivesElsewhere(LocalTransport("tiny", system=system, config=config))
+        async with ServiceClient(config=config, system=system, transport=transport) as service:
+            yield service, transport
+
+
+def service_of(tmp_path: Path) -> ServiceClient:
+    return ServiceClient(config=Config(base_url="local://tiny", engine_store=tmp_path / "store"))
+
+
+async def test_a_checkpoint_of_the_engine_arrives_with_its_weights(tmp_path: Path) -> None:
+    async with service_of(tmp_path) as service:
+        rest = service.create_rest_client()
+        model = await service.create_lora_training_client("tiny", rank=4)
+        path = (await model.save_state("a")).path
+        told: list[tuple[int, int | None]] = []
+        folder = await rest.download_checkpoint(
+            path, tmp_path / "out", on_progress=lambda done, total: told.append((done, total))
+        )
+        assert folder.parent == tmp_path / "out"
+        assert folder.name == path.removeprefix("tinker://").replace("/", "_").replace(":", "_")
+        assert "meta.json" in {file.name for file in folder.iterdir()}
+        assert any(file.suffix == ".safetensors" for file in folder.iterdir())
+        assert told[-1][0] == told[-1][1]
+        assert [entry.name for entry in (tmp_path / "out").iterdir()] == [folder.name]
+        with pytest.raises(InputError, match="overwrite=True"):
+            await rest.download_checkpoint(path, tmp_path / "out")
+        (folder / "mine").write_text("old")
+        assert await rest.download_checkpoint(path, tmp_path / "out", overwrite=True) == folder
+        assert not (folder / "mine").exists()
+
+
+async def test_an_external_checkpoint_arrives_file_by_file(tmp_path: Path) -> None:
+    async with service_of(tmp_path) as service:
+        rest = service.create_rest_client()
+        model = await service.create_lora_training_client("tiny", rank=4)
+        path = (await model.save_weights_external("a")).path
+        names = set((await rest.get_external_weights_urls(path)).urls)
+        folder = await rest.download_checkpoint(path, tmp_path)
+        assert {file.name for file in folder.iterdir()} == names
+        assert names
+
+
+async def test_what_is_no_checkpoint_is_told(tmp_path: Path) -> None:
+    async with service_of(tmp_path) as service:
+        rest = service.create_rest_client()
+        with pytest.raises(TinkerPathError):
+            rest.download_checkpoint("a", tmp_path)
+        with pytest.raises(NotFoundError):
+            await rest.download_checkpoint("tinker://a/weights/b", tmp_path)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(OSError, match="file"):
+            await rest.download_checkpoint("tinker://a/weights/b", tmp_path / "file")
+
+
+async def test_a_broken_download_goes_on_where_it_broke_and_carries_no_key(tmp_path: Path) -> None:
+    weights = bytes(range(256)) * 40_000
+    async with host_of(tar_of(("w.bin", weights))) as (host, link), client_of(tmp_path) as (service, transport):
+        transport.link = link
+        host.breaks, host.refusals = [3 << 20, 0, 3 << 20], [403]
+        folder = await service.create_rest_client().download_checkpoint(PATH, tmp_path / "out")
+        assert (folder / "w.bin").read_bytes() == weights
+        firsts = [int(asked.removeprefix("bytes=").removesuffix("-") or 0) for asked, _ in host.seen]
+        assert firsts == sorted(firsts)
+        assert firsts[0] == firsts[1] == 0  # the 403, then a new link
+        assert firsts[-1] > 2 << 20
+        assert not any(key for _, key in host.seen)
+        assert transport.asked == len(host.seen)
+
+
+async def test_a_second_process_goes_on_with_what_the_first_left(tmp_path: Path) -> None:
+    body = tar_of(("w.bin", b"x" * 3_000_000))
+    async with host_of(body) as (host, link):
+        for broken in (True, False):
+            async with client_of(tmp_path) as (service, transport):
+                transport.link = link
+                host.breaks = [1_500_000, *[0] * 3] if broken else []
+                download = service.create_rest_client().download_checkpoint(PATH, tmp_path / "out")
+                if broken:
+                    with pytest.raises(APIConnectionError):
+                        await download
+                else:
+                    assert (await download / "w.bin").stat().st_size == 3_000_000
+        assert host.seen[-1][0].startswith("bytes=1")
+
+
+@pytest.mark.parametrize("change", ["tag", "no ranges", "shorter"])
+async def test_a_file_that_became_another_is_read_from_its_beginning(tmp_path: Path, change: str) -> None:
+    async with host_of(tar_of(("w.bin", b"x" * 3_000_000))) as (host, link):
+        async with client_of(tmp_path) as (service, transport):
+            transport.link = link
+            host.breaks = [1_500_000, *[0] * 3]
+            with pytest.raises(APIConnectionError):
+                await service.create_rest_client().download_checkpoint(PATH, tmp_path / "out")
+        host.breaks = []
+        size = 100 if change == "shorter" else 3_000_000
+        host.body = tar_of(("w.bin", b"y" * size))
+        host.ranges = change != "no ranges"
+        if change == "tag":
+            host.tag = '"two"'
+        async with client_of(tmp_path) as (service, transport):
+            transport.link = link
+            folder = await service.create_rest_client().download_checkpoint(PATH, tmp_path / "out")
+            assert (folder / "w.bin").read_bytes() == b"y" * size
+
+
+async def test_limits_hold_for_what_arrives_and_for_what_comes_out(tmp_path: Path) -> None:
+    bomb = tar_of(("w.bin", b"\0" * 5_000_000), compression="gz")
+    assert len(bomb) < 10_000
+    async with host_of(bomb) as (_, link), client_of(tmp_path) as (service, transport):
+        transport.link = link
+        rest = service.create_rest_client()
+        for limits, word in (
+            (ArchiveLimits(max_bytes=1000), "max_bytes"),
+            (ArchiveLimits(max_unpacked_bytes=4_000_000), "max_unpacked_bytes"),
+        ):
+            with pytest.raises(APIResponseValidationError, match=word):
+                await rest.download_checkpoint(PATH, tmp_path / "out", limits=limits)
+        assert (await rest.download_checkpoint(PATH, tmp_path / "out") / "w.bin").stat().st_size == 5_000_000
+    with pytest.raises(InputError, match="max_files"):
+        ArchiveLimits(max_files=0)
+
+
+def member(name: str, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+@pytest.mark.parametrize(
+    ("body", "word"),
+    [
+        (lambda: tar_of(("../evil", b"x")), "leads out"),
+        (lambda: tar_of(("/etc/evil", b"x")), "leads out"),
+        (lambda: tar_of(("a/../../evil", b"x")), "leads out"),
+        (lambda: tar_of(("c:\\evil", b"x")), "leads out"),
+        (lambda: tar_of(member("link", tarfile.SYMTYPE, "/etc")), "link or a device"),
+        (lambda: tar_of(member("hard", tarfile.LNKTYPE, "../x")), "link or a device"),
+        (lambda: tar_of(member("pipe", tarfile.FIFOTYPE)), "link or a device"),
+        (lambda: tar_of(("a", b"1"), ("a", b"2")), "twice"),
+        (lambda: tar_of(("a", b"1"), ("a/b", b"2")), "twice"),
+        (lambda: tar_of(("a", b"1" * 20_000), compression="gz")[:-30], "damaged"),
+        (lambda: b"no archive at all", "damaged"),
+        (lambda: tar_of(*((str(n), b"") for n in range(20))), "max_files"),
+    ],
+)
+async def test_an_unsafe_archive_is_refused_whole(tmp_path: Path, body: Callable[[], bytes], word: str) -> None:
+    async with host_of(body()) as (_, link), client_of(tmp_path) as (service, transport):
+        transport.link = link
+        with pytest.raises(APIResponseValidationError, match=word):
+            await service.create_rest_client().download_checkpoint(
+                PATH, tmp_path / "out", limits=ArchiveLimits(max_files=10)
+            )
+        left = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+        assert left == []
+
+
+def test_folders_and_compression_are_understood(tmp_path: Path) -> None:
+    packed = tmp_path / "archive"
+    packed.write_bytes(
+        tar_of(member("./", tarfile.DIRTYPE), member("d/", tarfile.DIRTYPE), ("d/e/f", b"1"), compression="xz")
+    )
+    (tmp_path / "into").mkdir()
+    unpack(packed, tmp_path / "into", ArchiveLimits())
+    assert (tmp_path / "into/d/e/f").read_bytes() == b"1"
+
+
+@given(st.text(alphabet="a./\\:~\0C", max_size=12))
+def test_a_safe_name_never_leaves_its_folder(name: str) -> None:
+    try:
+        place = safe_name(name)
+    except APIResponseValidationError:
+        return
+    root = Path("/root/of/it")
+    assert (root / place).resolve().is_relative_to(root)
+
+
+async def test_cancelling_keeps_what_has_arrived(tmp_path: Path) -> None:
+    body = tar_of(("w.bin", b"x" * 3_000_000))
+    async with host_of(body) as (host, link), client_of(tmp_path) as (service, transport):
+        transport.link = link
+        holder: list[Any] = []
+        host.breaks = [2_000_000]
+
+        def stop(done: int, _: int | None) -> None:
+            if done:
+                holder[0].cancel()
+
+        holder.append(service.create_rest_client().download_checkpoint(PATH, tmp_path / "out", on_progress=stop))
+        await holder[0].wait()
+        assert holder[0].cancelled()
+        assert (tmp_path / "out/.run_1_weights_a.part/archive").stat().st_size >= 1 << 20
