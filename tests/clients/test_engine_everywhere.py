@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.plugins.every_server import SERVERS, over_http
 from tinkex_actors import (
     AdamParams,
     APIStatusError,
@@ -22,11 +21,8 @@ from tinkex_actors import (
     UnsupportedByServerError,
 )
 from tinkex_actors.engine.service.call import EngineOptions
-from tinkex_actors.engine.transport import LocalTransport
-from tinkex_actors.runtime import ActorSystem
-from tinkex_actors.transport.server import serve
 from tinkex_actors.wire.dialect import HOSTED, JSON
-from tinkex_actors.wire.quirks import QUIRKS, Quirks
+from tinkex_actors.wire.quirks import Quirks
 
 PROMPT = ModelInput.from_ints([5, 6, 7])
 
@@ -40,19 +36,6 @@ def batch() -> list[Datum]:
         )
         for row in rows
     ]
-
-
-@asynccontextmanager
-async def over_http(tmp_path: Path, options: EngineOptions) -> AsyncIterator[str]:
-    config = Config(base_url="local://tiny", engine_store=tmp_path)
-    async with ActorSystem(name="server") as system:
-        transport = LocalTransport("tiny", system=system, config=config, options=options)
-        server = await serve(transport)
-        try:
-            yield server.url
-        finally:
-            await server.close()
-            await transport.close()
 
 
 async def everything(service: ServiceClient) -> dict[str, Any]:
@@ -117,38 +100,6 @@ def test_the_numbers_make_sense(in_process: dict[str, Any]) -> None:
     assert in_process["snapshot"] != in_process["base"]
     assert in_process["run is listed"]
     assert [kind for _, kind in in_process["checkpoints"]] == ["sampler", "training"]
-
-
-# Together, a server that refuses both encodings, or answers two statuses, is none.
-ALONE = tuple(name for name in QUIRKS if name not in ("refuses_json", "submits_answer_202"))
-ROUTES_TO_DO_WITHOUT = ("client_config", "dynamic_config", "forward", "get_sampler", "telemetry", "session_heartbeat")
-FEATURES_TO_DO_WITHOUT = ("metadata_only", "protobuf", "sample_sequence_ids")
-
-SERVERS = {
-    "hosted": EngineOptions(),
-    "json": EngineOptions(dialect=JSON),
-    "strict": EngineOptions(strict=True),
-    "strict json": EngineOptions(dialect=JSON, strict=True),
-    **{f"quirk {name}": EngineOptions(quirks=Quirks.named([name])) for name in QUIRKS},
-    **{
-        f"json, quirk {name}": EngineOptions(dialect=JSON, quirks=Quirks.named([name]))
-        for name in QUIRKS
-        if name != "refuses_json"
-    },
-    **{
-        f"without {name}": EngineOptions(quirks=Quirks.named(without=[name]))
-        for name in (*ROUTES_TO_DO_WITHOUT, *FEATURES_TO_DO_WITHOUT)
-    },
-    "everything at once": EngineOptions(
-        strict=True, quirks=Quirks.named(ALONE, without=[*ROUTES_TO_DO_WITHOUT, *FEATURES_TO_DO_WITHOUT])
-    ),
-    "everything at once, json": EngineOptions(
-        dialect=JSON, strict=True, quirks=Quirks.named(ALONE, without=ROUTES_TO_DO_WITHOUT)
-    ),
-    "protobuf or nothing": EngineOptions(
-        quirks=Quirks.named(["refuses_json", "submits_answer_202", "old_fields"], without=["client_config"])
-    ),
-}
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.runtime.actors import Hooked
-from tinkex_actors.errors import RestartsExhaustedError
+from tinkex_actors.errors import RestartsExhaustedError, StartFailedError
 from tinkex_actors.runtime import (
     ActorSystem,
     Backoff,
@@ -161,3 +161,42 @@ async def test_a_group_over_its_limit_ends_with_its_supervisor() -> None:
         assert isinstance(reason, Shutdown)
         assert isinstance(reason.why, RestartsExhaustedError)
         assert not any(ref.alive for ref in refs)
+
+
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+@virtual_time()
+async def test_a_crash_while_a_sibling_is_being_started_waits_for_that_start(strategy: Any) -> None:
+    journal: list[str] = []
+
+    class Hasty(Hooked):
+        """Crashes half a second after its first start."""
+
+        async def init(self) -> None:
+            await super().init()
+            if journal.count("a:init") <= 1:
+                self.after(0.5, self.ref.cast.crash)
+
+    async with ActorSystem() as system:
+        children = [ChildSpec(Hasty, ("a", journal), name="a"), ChildSpec(Hooked, ("b", journal, 1.0), name="b")]
+        sup = await system.spawn(Supervisor, children, strategy=strategy)
+        await asyncio.sleep(5.0)
+        assert [await sup.child(name).call.ping() for name in "ab"] == ["a", "b"]
+        assert [sup.child(name).statistics().incarnation for name in "ab"] == [1, 1]
+
+
+@virtual_time()
+async def test_a_start_that_a_crashed_sibling_would_have_to_answer_fails_and_does_not_hang() -> None:
+    journal: list[str] = []
+
+    class Asking(Hooked):
+        """Asks its crashed sibling in its init."""
+
+        async def init(self) -> None:
+            sibling = self.ref.parent.family.cells["a"]  # type: ignore[union-attr]
+            sibling.cast.crash()
+            await sibling.call.ping()
+
+    async with ActorSystem() as system:
+        children = [ChildSpec(Hooked, ("a", journal), name="a"), ChildSpec(Asking, ("b", journal), name="b")]
+        with pytest.raises(StartFailedError, match="CallTimeoutError"):
+            await system.spawn(Supervisor, children, strategy="one_for_all")

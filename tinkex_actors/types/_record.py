@@ -20,7 +20,7 @@ import numpy as np
 
 from tinkex_actors.errors import InputError
 
-__all__ = ["Record", "as_number", "check_fields", "short"]
+__all__ = ["Record", "Tagged", "as_number", "check_fields", "short"]
 
 _MISSING: Final = object()
 _SHOWN_TEXT: Final = 80
@@ -50,6 +50,15 @@ class Record(msgspec.Struct, frozen=True):
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         return [(name, _Verbatim(text)) for name, text in _shown_fields(self)]
+
+
+class Tagged(Record, frozen=True):
+    """Base of the records that the wire tells apart by the field ``type``."""
+
+    @property
+    def type(self) -> str:
+        """The wire's discriminator."""
+        return str(self.__struct_config__.tag)
 
 
 class _Verbatim:

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta
 
 from tinkex_actors.errors import InputError
-from tinkex_actors.types._record import Record
+from tinkex_actors.types._record import Record, Tagged
 from tinkex_actors.types.model_input import ModelInput
 from tinkex_actors.types.tensor import TensorData, TensorDtype, is_csr
 
@@ -44,7 +44,7 @@ _HINTS: Final[dict[str, str]] = {
 }
 
 
-class PromptProvenanceSpan(Record, frozen=True, kw_only=True, tag_field="type", tag="prompt_tokens"):
+class PromptProvenanceSpan(Tagged, frozen=True, kw_only=True, tag_field="type", tag="prompt_tokens"):
     """A run of tokens copied from the prompt of the request that sampled a sequence.
 
     Args:
@@ -58,7 +58,7 @@ class PromptProvenanceSpan(Record, frozen=True, kw_only=True, tag_field="type", 
     offset: Annotated[int, Meta(ge=0)] = 0
 
 
-class SampledProvenanceSpan(Record, frozen=True, kw_only=True, tag_field="type", tag="sampled_tokens"):
+class SampledProvenanceSpan(Tagged, frozen=True, kw_only=True, tag_field="type", tag="sampled_tokens"):
     """A run of tokens that were sampled in a sequence.
 
     Args:

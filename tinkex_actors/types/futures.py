@@ -151,11 +151,21 @@ class FutureFinished(Record, frozen=True, kw_only=True, tag_field="state", tag="
     request_id: str
     response_payload_uncompressed_size: int | None = None
 
+    @property
+    def state(self) -> Literal["finished"]:
+        """The wire's discriminator."""
+        return "finished"
+
 
 class FutureFailed(Record, frozen=True, kw_only=True, tag_field="state", tag="failed"):
     """An operation failed; ``retrieve_future`` says why."""
 
     request_id: str
+
+    @property
+    def state(self) -> Literal["failed"]:
+        """The wire's discriminator."""
+        return "failed"
 
 
 FutureCompletion = FutureFinished | FutureFailed

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from msgspec import Meta
 
 from tinkex_actors.errors import InputError
-from tinkex_actors.types._record import Record
+from tinkex_actors.types._record import Record, Tagged
 from tinkex_actors.types.tensor import as_array
 
 __all__ = [
@@ -36,7 +36,7 @@ _VARINT_BITS: Final = 64
 ExpectedTokens = Annotated[int, Meta(ge=0)]
 
 
-class EncodedTextChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="encoded_text", dict=True):
+class EncodedTextChunk(Tagged, frozen=True, kw_only=True, tag_field="type", tag="encoded_text", dict=True):
     """A run of text tokens.
 
     Args:
@@ -69,11 +69,6 @@ class EncodedTextChunk(Record, frozen=True, kw_only=True, tag_field="type", tag=
         self.__dict__["tokens_np"] = array.astype(np.int32, copy=not narrow or array.flags.writeable)
 
     @property
-    def type(self) -> str:
-        """The wire's discriminator."""
-        return "encoded_text"
-
-    @property
     def length(self) -> int:
         """Number of tokens."""
         return len(self.tokens)
@@ -101,7 +96,7 @@ def _image_length(name: str, expected_tokens: int | None) -> int:
     return expected_tokens
 
 
-class ImageChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="image"):
+class ImageChunk(Tagged, frozen=True, kw_only=True, tag_field="type", tag="image"):
     """An image, inline.
 
     Args:
@@ -119,11 +114,6 @@ class ImageChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="image
         super().__post_init__()
 
     @property
-    def type(self) -> str:
-        """The wire's discriminator."""
-        return "image"
-
-    @property
     def length(self) -> int:
         """Number of tokens, as promised by ``expected_tokens``; InputError when that is not set."""
         return _image_length("ImageChunk", self.expected_tokens)
@@ -132,7 +122,7 @@ class ImageChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="image
         return f"ImageChunk(<{len(self.data)} bytes>, format={self.format!r}, expected_tokens={self.expected_tokens})"
 
 
-class ImageAssetPointerChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="image_asset_pointer"):
+class ImageAssetPointerChunk(Tagged, frozen=True, kw_only=True, tag_field="type", tag="image_asset_pointer"):
     """An image that the server already has. Sampling only: training has no form for it (protocol 2.1).
 
     Args:
@@ -146,17 +136,12 @@ class ImageAssetPointerChunk(Record, frozen=True, kw_only=True, tag_field="type"
     expected_tokens: ExpectedTokens | None = None
 
     @property
-    def type(self) -> str:
-        """The wire's discriminator."""
-        return "image_asset_pointer"
-
-    @property
     def length(self) -> int:
         """Number of tokens, as promised by ``expected_tokens``; InputError when that is not set."""
         return _image_length("ImageAssetPointerChunk", self.expected_tokens)
 
 
-class DmelChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="dmel"):
+class DmelChunk(Tagged, frozen=True, kw_only=True, tag_field="type", tag="dmel"):
     """Audio, as a serialized tensor of mel tokens.
 
     Args:
@@ -168,11 +153,6 @@ class DmelChunk(Record, frozen=True, kw_only=True, tag_field="type", tag="dmel")
     def __post_init__(self) -> None:
         _decode_base64(self, "dmel")
         super().__post_init__()
-
-    @property
-    def type(self) -> str:
-        """The wire's discriminator."""
-        return "dmel"
 
     @property
     def shape(self) -> list[int]:

@@ -187,9 +187,8 @@ def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> Po
         from tinkex_actors.wire._protobuf import decode_protobuf
 
         return Ready(decode_protobuf(result_route.result, response.body))
-    # Only small answers can be something else than the result: a large one is parsed once.
     probe = _object(response.body)
-    if probe.get("type") == "try_again":
+    if probe.get("type") == "try_again" or probe.get("status") == "pending":
         return TryAgain(_queue_state(probe, "active"), _text(probe.get("queue_state_reason")))
     if probe.get("status") == "complete_metadata":
         size = probe.get("response_payload_size", 0)
@@ -197,9 +196,17 @@ def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> Po
             raise RemoteWireError(f"{result_route.name}: response_payload_size is {size!r}, expected bytes >= 0.")
         return MetadataOnly(size)
     if probe.get("error") is not None:
-        category = probe.get("category")
-        return Failed(_text(probe["error"]) or "", category if category in ("user", "server") else "unknown")
-    return Ready(decode_json(result_route.result, response.body))
+        return _failed(probe)
+    # Older servers put the result into an envelope.
+    enveloped = probe.get("status") == "completed" and bytes(probe["result"])
+    return Ready(decode_json(result_route.result, enveloped or response.body))
+
+
+def _failed(probe: dict[str, Any]) -> Failed:
+    error, category = probe["error"], probe.get("category")
+    if isinstance(error, dict) and isinstance(error.get("message"), str):
+        error, category = error["message"], category or error.get("category")
+    return Failed(_text(error) or "", category if category in ("user", "server") else "unknown")
 
 
 def _location(response: Response) -> dict[str, Any]:
@@ -208,6 +215,7 @@ def _location(response: Response) -> dict[str, Any]:
 
 
 class _Probe(msgspec.Struct):
+    # Reads only the fields that tell the answers apart; msgspec skips the rest without building it.
     type: Any = None
     status: Any = None
     error: Any = None
@@ -215,10 +223,10 @@ class _Probe(msgspec.Struct):
     response_payload_size: Any = 0
     queue_state: Any = None
     queue_state_reason: Any = None
+    result: msgspec.Raw = msgspec.Raw()
 
 
 def _object(body: bytes) -> dict[str, Any]:
-    # Reads only the fields that tell the answers apart; msgspec skips the rest without building it.
     try:
         return msgspec.structs.asdict(msgspec.json.decode(body, type=_Probe))
     except (ValueError, RecursionError):

@@ -50,7 +50,18 @@ class Children:
         policy: its rules; ordinary actors supervise one_for_one, 3 restarts in 5 seconds.
     """
 
-    __slots__ = ("_group", "_log", "_numbers", "_pending", "cells", "closing", "owner", "policy")
+    __slots__ = (
+        "_group",
+        "_log",
+        "_numbers",
+        "_pending",
+        "_settled",
+        "_starting",
+        "cells",
+        "closing",
+        "owner",
+        "policy",
+    )
 
     def __init__(self, owner: Cell, policy: Policy = DEFAULT_POLICY) -> None:
         self.owner = owner
@@ -61,6 +72,8 @@ class Children:
         self._numbers = 0
         self._group: asyncio.Task[None] | None = None
         self._pending: dict[Cell, ExitReason] = {}
+        self._starting = 0
+        self._settled: asyncio.Future[None] | None = None
 
     # --- starting --------------------------------------------------------------------------------------------------
     async def start(self, spec: ChildSpec) -> ActorRef[Any]:
@@ -73,7 +86,7 @@ class Children:
         cell = self._enter(spec)
         try:
             if cell.kind.has_init:
-                await begin(cell)
+                await self._begin_first(cell)
             else:
                 try:
                     begin_now(cell)
@@ -83,6 +96,16 @@ class Children:
             bury(cell, cell.fate or Crashed(error))
             raise
         return cell
+
+    async def _begin_first(self, cell: Cell) -> None:
+        self._starting += 1
+        try:
+            await begin(cell)
+        finally:
+            self._starting -= 1
+            if not self._starting and self._settled is not None:
+                self._settled.set_result(None)
+                self._settled = None
 
     def _enter(self, spec: ChildSpec) -> ActorRef[Any]:
         owner = self.owner
@@ -229,6 +252,11 @@ class Children:
         """Stop right to left and start left to right whoever the strategy names; begin again if one fails meanwhile."""
         try:
             while self._pending and not self.closing:
+                if self._starting:  # as in OTP, first whoever is being started comes to an end with that
+                    if self._settled is None:
+                        self._settled = self.owner.system.loop.create_future()
+                    await self._settled
+                    continue
                 failed, self._pending = self._pending, {}
                 group = self._members(failed)
                 delay, exhausted = 0.0, None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from tinkex_actors.types._record import Record
+from tinkex_actors.types._record import Record, Tagged
 
 __all__ = [
     "BillingEventInfo",
@@ -33,32 +33,32 @@ class GetBillingUsageRequest(Record, frozen=True, kw_only=True):
     ending_before: datetime
 
 
-class TrainingBillingEvent(Record, frozen=True, kw_only=True, tag_field="type", tag="training"):
+class TrainingBillingEvent(Tagged, frozen=True, kw_only=True, tag_field="type", tag="training"):
     """Tokens trained on."""
 
     token_count: int
 
 
-class SamplingPrefillBillingEvent(Record, frozen=True, kw_only=True, tag_field="type", tag="sampling_prefill"):
+class SamplingPrefillBillingEvent(Tagged, frozen=True, kw_only=True, tag_field="type", tag="sampling_prefill"):
     """Prompt tokens read, from the prefix cache or not."""
 
     cached: bool
     token_count: int
 
 
-class SamplingSampleBillingEvent(Record, frozen=True, kw_only=True, tag_field="type", tag="sampling_sample"):
+class SamplingSampleBillingEvent(Tagged, frozen=True, kw_only=True, tag_field="type", tag="sampling_sample"):
     """Tokens sampled."""
 
     token_count: int
 
 
-class CheckpointBillingEvent(Record, frozen=True, kw_only=True, tag_field="type", tag="checkpoint"):
+class CheckpointBillingEvent(Tagged, frozen=True, kw_only=True, tag_field="type", tag="checkpoint"):
     """Checkpoints saved."""
 
     count: int
 
 
-class StorageBillingEvent(Record, frozen=True, kw_only=True, tag_field="type", tag="storage"):
+class StorageBillingEvent(Tagged, frozen=True, kw_only=True, tag_field="type", tag="storage"):
     """Checkpoints kept."""
 
     gigabyte_hours: float

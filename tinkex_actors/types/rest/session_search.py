@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from tinkex_actors.types._record import Record
+from tinkex_actors.types._record import Record, Tagged
 from tinkex_actors.types.rest.session_status import SessionStatus
 from tinkex_actors.types.session import FinishStatus
 
@@ -28,15 +28,15 @@ __all__ = [
 ]
 
 
-class OwnSearchOwner(Record, frozen=True, kw_only=True, tag_field="type", tag="own"):
+class OwnSearchOwner(Tagged, frozen=True, kw_only=True, tag_field="type", tag="own"):
     """The caller's own sessions."""
 
 
-class AccessibleSearchOwner(Record, frozen=True, kw_only=True, tag_field="type", tag="accessible"):
+class AccessibleSearchOwner(Tagged, frozen=True, kw_only=True, tag_field="type", tag="accessible"):
     """Every session the caller may see."""
 
 
-class UserSearchOwner(Record, frozen=True, kw_only=True, tag_field="type", tag="user"):
+class UserSearchOwner(Tagged, frozen=True, kw_only=True, tag_field="type", tag="user"):
     """The sessions of these users, one to ten of them."""
 
     owner_urns: Annotated[list[str], Meta(min_length=1, max_length=10)]
@@ -45,19 +45,19 @@ class UserSearchOwner(Record, frozen=True, kw_only=True, tag_field="type", tag="
 SearchOwner = OwnSearchOwner | AccessibleSearchOwner | UserSearchOwner
 
 
-class ActiveSessionStatusQuery(Record, frozen=True, kw_only=True, tag_field="type", tag="active"):
+class ActiveSessionStatusQuery(Tagged, frozen=True, kw_only=True, tag_field="type", tag="active"):
     """Sessions that run."""
 
 
-class CancelledSessionStatusQuery(Record, frozen=True, kw_only=True, tag_field="type", tag="cancelled"):
+class CancelledSessionStatusQuery(Tagged, frozen=True, kw_only=True, tag_field="type", tag="cancelled"):
     """Sessions that were cancelled."""
 
 
-class FailedSessionStatusQuery(Record, frozen=True, kw_only=True, tag_field="type", tag="failed"):
+class FailedSessionStatusQuery(Tagged, frozen=True, kw_only=True, tag_field="type", tag="failed"):
     """Sessions that failed."""
 
 
-class ClientFinishedSessionStatusQuery(Record, frozen=True, kw_only=True, tag_field="type", tag="client_finished"):
+class ClientFinishedSessionStatusQuery(Tagged, frozen=True, kw_only=True, tag_field="type", tag="client_finished"):
     """Sessions that their client ended, for one of these reasons; None means any."""
 
     reasons: Annotated[list[FinishStatus], Meta(min_length=1)] | None = None

@@ -404,3 +404,17 @@ def test_every_plain_record_comes_back_from_json(kind: type[msgspec.Struct]) -> 
         assert msgspec.json.decode(msgspec.json.encode(record), type=kind) == record
 
     holds()
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in RECORDS if kind.__struct_config__.tag_field], ids=lambda kind: kind.__name__
+)
+def test_every_discriminator_can_be_read(kind: type[msgspec.Struct]) -> None:
+    config = kind.__struct_config__
+
+    @settings(deadline=None, max_examples=1)
+    @given(record=records(kind))
+    def holds(record: Any) -> None:
+        assert getattr(record, str(config.tag_field)) == config.tag
+
+    holds()
