@@ -32,7 +32,7 @@ from tinkex_actors.types import (
     TensorData,
     TensorDtype,
 )
-from tinkex_actors.wire._arrays import (
+from tinkex_actors.wire._codec.arrays import (
     WIRE_DTYPES,
     WIRE_NUMBERS,
     from_buffer,
