@@ -48,6 +48,7 @@ bench: setup ## measure, as ratios against baselines in the same run
 soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=3600 tests/runtime
 	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors
+	@TINKEX_TEST_SEEDS=100000 $(PY) -m pytest -q --timeout=3600 tests/wire/test_fuzz.py
 
 $(DOCS_STAMP): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then \
@@ -63,6 +64,7 @@ docs: $(DOCS_STAMP) ## build the documentation into site/
 generate: setup ## regenerate the protobuf module from its .proto, and the page of types
 	@$(PY) -m tinkex_actors.wire._proto.generate
 	@$(PY) docs/types_page.py
+	@$(PY) docs/endpoints_page.py
 
 clean: ## remove what the commands above made
 	@rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

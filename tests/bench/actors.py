@@ -2,10 +2,12 @@
 
 "call_soon" is a deque, one ``call_soon`` per idle-to-busy edge, plain functions, nothing else. "queue" is one task per
 actor around an ``asyncio.Queue``. Neither has names, bounds, restarts, deadlines or a tree. Other libraries come with
-the ``bench`` extra; those not installed are left out. Values are medians over rounds; ratios are medians of the ratios
-within a round.
+the ``bench`` extra; those not installed are named and left out.
 
-    python -m tests.bench.actors [--json] [--quick] [--loop asyncio|uvloop|both] [--million [COUNT]]
+Each (subject, loop, round) has a process of its own, and the order of the subjects rotates from round to round. Values
+are medians over rounds; ratios are medians of the ratios within a round. Each floor is printed with its target.
+
+    python -m tests.bench.actors [--json] [--quick | --full] [--loop asyncio|uvloop|both] [--million [COUNT]]
 """
 
 from __future__ import annotations
@@ -13,96 +15,77 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import importlib
+import importlib.util
 import resource
-import statistics
+import subprocess
 import sys
 import time
-import tracemalloc
-from collections.abc import Callable
+from typing import NamedTuple
 
 import msgspec
 
-from tests.bench.actor_subjects import AsyncLink, AsyncSink, Measure, Ours, RawCallSoon, RawQueue, Sink
+from tests.bench.actor_floors import FLOORS, Round, row_of
+from tests.bench.actor_subjects import Sink
 from tests.bench.contenders import CONTENDERS, installed
+from tests.bench.measuring import SUBJECTS
 from tests.bench.report import Row, text
 from tinkex_actors.runtime import ActorRef, ActorSystem
-from tinkex_actors.runtime._core.scheduler import Scheduler
 
-ROUNDS, QUICK_ROUNDS = 7, 2
 LOOPS = ("asyncio", "uvloop")
 MILLION = 1_000_000
 
 
-# --- one measure -----------------------------------------------------------------------------------------------------
-async def rate(measure: Measure, count: int) -> float:
-    """Return thousands of operations per second of this process's CPU time."""
-    gc.collect()
-    began = time.process_time()
-    await measure(count)
-    return count / (time.process_time() - began) / 1e3
+class Effort(NamedTuple):
+    """How much to do: rounds, the part of the operations in each, and whether other libraries take part in each.
+
+    What other libraries reach is far enough from ours that one round tells.
+    """
+
+    rounds: int
+    scale: float
+    others_each_round: bool = False
 
 
-async def compare(name: str, ours: Measure, base: Measure, against: str, count: int, rounds: int) -> Row:
-    """Measure both in turn; return the row."""
-    mine, theirs = [], []
-    for _ in range(rounds):
-        mine.append(await rate(ours, count))
-        theirs.append(await rate(base, count))
-    return Row(
-        measure=name,
-        ours=statistics.median(mine),
-        unit="k/s",
-        baseline=statistics.median(theirs),
-        against=against,
-        ratio=statistics.median(a / b for a, b in zip(mine, theirs, strict=True)),
-    )
+QUICK, USUAL, FULL = Effort(1, 0.1), Effort(3, 0.5), Effort(9, 1.0, others_each_round=True)
 
 
-async def restart_time(rounds: int) -> list[Row]:
-    """Return microseconds of CPU time from a crash to the next answer, and the same in raw calls of this machine."""
-    times = []
-    async with ActorSystem(max_restarts=1_000_000) as system:
-        system.report = lambda event, **values: None  # type: ignore[method-assign]  # not the log's price
-        ref = await system.spawn(Sink)
-        for _ in range(rounds * 100):
-            ref.cast.crash()
-            began = time.process_time_ns()
-            await ref.call.echo(1)
-            times.append((time.process_time_ns() - began) / 1e3)
-    raw = 1e3 / await rate(RawCallSoon().ask, 2000)
-    took = statistics.median(times)
-    return [
-        Row(measure="restart to next answer", ours=took, unit="us"),
-        Row(measure="restart to next answer", ours=took / raw, unit="calls", against="time of a raw call_soon call"),
-    ]
+# --- rounds ----------------------------------------------------------------------------------------------------------
+def rounds_on(loop: str, subjects: list[str], others: tuple[str, ...], effort: Effort) -> list[Round]:
+    """Return what each subject reaches in each round, a process for each."""
+    done: list[Round] = []
+    for number in range(effort.rounds):
+        start = number % len(subjects)
+        order = subjects[start:] + subjects[:start]
+        if number == 0 or effort.others_each_round:
+            order += others
+        done.append({subject: _measured(subject, loop, effort.scale) for subject in order})
+    return done
 
 
-# --- memory ----------------------------------------------------------------------------------------------------------
-async def idle_size(count: int) -> list[Row]:
-    """Return bytes that one idle actor takes, its own object included: never used, and after one message each."""
-    async with ActorSystem() as system:
-        gc.collect()
-        tracemalloc.start()
-        before = tracemalloc.get_traced_memory()[0]
-        refs = [await system.spawn(Sink) for _ in range(count)]
-        list_bytes = sys.getsizeof(refs)
-        sizes = []
-        for used in (False, True):
-            for ref in refs if used else ():
-                ref.cast.tell(1)
-                if ref.path.endswith("00"):
-                    await asyncio.sleep(0)
-            await asyncio.sleep(0)
-            gc.collect()
-            sizes.append((tracemalloc.get_traced_memory()[0] - before - list_bytes) / count)
-        tracemalloc.stop()
-    return [
-        Row(measure="idle actor, never used", ours=sizes[0], unit="bytes"),
-        Row(measure="idle actor, after use", ours=sizes[1], unit="bytes"),
-    ]
+def _measured(subject: str, loop: str, scale: float) -> dict[str, float]:
+    command = [sys.executable, "-m", "tests.bench.measuring", subject, loop, str(scale)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout
+    return msgspec.json.decode(output, type=dict[str, float])
 
 
+def run(effort: Effort = USUAL, loops: tuple[str, ...] = LOOPS) -> list[Row]:
+    """Run the bench; returns a row for each floor, on each loop that is installed."""
+    others = tuple(name for name in CONTENDERS if installed(name))
+    for name in CONTENDERS:
+        if name not in others:
+            sys.stderr.write(f"{name} is not installed and left out; the extra `bench` has it.\n")
+    subjects = [name for name in SUBJECTS if name not in CONTENDERS]
+    rows = []
+    for loop in loops:
+        if loop != "asyncio" and importlib.util.find_spec(loop) is None:
+            sys.stderr.write(f"{loop} is not installed and left out.\n")
+            continue
+        rounds = rounds_on(loop, subjects, others, effort)
+        rows += [row_of(floor, rounds, loop, others) for floor in FLOORS]
+    return rows
+
+
+# --- a million actors ------------------------------------------------------------------------------------------------
 async def crowd(count: int) -> list[Row]:
     """Spawn many actors, send each a message, stop them; return wall time of each and the memory they took."""
     rows: list[Row] = []
@@ -142,109 +125,23 @@ def _resident_mib() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# --- all -------------------------------------------------------------------------------------------------------------
-class QueueOnly(Scheduler):
-    """Runs no call inside its caller."""
-
-    __slots__ = ()
-
-    def may_run_inline(self) -> bool:
-        return False
-
-
-async def against_the_least(rounds: int, scale: int) -> list[Row]:
-    """Return the rows against the baselines of the standard library."""
-    soon, queue, suspending = RawCallSoon(), RawQueue(), RawQueue(suspend=True)
-    async with ActorSystem() as system, ActorSystem() as strict:
-        plain, tasked = Ours(system, Sink), Ours(system, AsyncSink, AsyncLink)
-        queued, tasked_queued = Ours(strict, Sink), Ours(strict, AsyncSink)
-        strict.scheduler.__class__ = QueueOnly
-        table: list[tuple[str, Measure, Measure, str, int]] = [
-            ("tell, def", plain.tell, soon.tell, "call_soon", 25_000),
-            ("tell, async def", tasked.tell, soon.tell, "call_soon", 25_000),
-            ("tell, async def", tasked.tell, queue.tell, "queue", 25_000),
-            ("tell, all queued at once, def", plain.backlog, soon.backlog, "call_soon", 25_000),
-            ("call, def", plain.ask, soon.ask, "call_soon", 5_000),
-            ("call, async def", tasked.ask, soon.ask, "call_soon", 5_000),
-            ("call, 100 callers, def", plain.many_askers, soon.many_askers, "call_soon", 10_000),
-            ("call, 100 callers, async def", tasked.many_askers, soon.many_askers, "call_soon", 10_000),
-            ("call through the queue, def", queued.ask, queue.ask, "queue", 5_000),
-            ("call through the queue, async def", tasked_queued.ask, queue.ask, "queue", 5_000),
-            ("fan-in 100:1, def", plain.fan_in, soon.fan_in, "call_soon", 25_000),
-            ("ring of 1000, def", plain.ring, soon.ring, "call_soon", 25_000),
-            ("ring of 1000, async def", tasked.ring, soon.ring, "call_soon", 25_000),
-            ("suspending handlers", tasked.suspending, suspending.suspending, "queue", 5_000),
-            ("spawn and stop", plain.spawn, queue.spawn, "queue", 2_000),
-        ]
-        return [
-            await compare(name, ours, base, against, count * scale, rounds)
-            for name, ours, base, against, count in table
-        ]
-
-
-async def against_others(rounds: int, scale: int) -> list[Row]:
-    """Return the rows against the installed contenders; ours with ``async def`` handlers, as theirs are."""
-    rows: list[Row] = []
-    async with ActorSystem() as system:
-        ours = Ours(system, AsyncSink)
-        mine: dict[str, Measure] = {
-            "tell": ours.backlog,
-            "call": ours.ask,
-            "call, 100 callers": ours.many_askers,
-            "spawn and stop": ours.spawn,
-        }
-        for name, contender in CONTENDERS.items():
-            if not installed(name):
-                sys.stderr.write(f"{name} is not installed and left out; the extra `bench` has it.\n")
-                continue
-            async with contender() as measures:
-                for measure, theirs in measures.items():
-                    rows.append(await compare(measure, mine[measure], theirs, name, 500 * scale, rounds))
-    return rows
-
-
-async def measure_all(quick: bool) -> list[Row]:
-    """Return every row, on the loop it runs on."""
-    rounds = QUICK_ROUNDS if quick else ROUNDS
-    scale = 1 if quick else 4
-    rows = await against_the_least(rounds, scale)
-    rows += await restart_time(rounds)
-    rows += await idle_size(5000 * scale)
-    return rows + await against_others(rounds, scale)
-
-
-def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
-    """Return what makes a loop of that name."""
-    if name == "uvloop":
-        factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
-        return factory
-    return asyncio.new_event_loop
-
-
-def run(quick: bool = False, loops: tuple[str, ...] = ("asyncio",)) -> list[Row]:
-    """Run the bench on each loop; ``quick`` only shows that it runs."""
-    rows = []
-    for name in loops:
-        with asyncio.Runner(loop_factory=loop_factory(name)) as runner:
-            for row in runner.run(measure_all(quick)):
-                row.loop = name
-                rows.append(row)
-    return rows
-
-
 def main() -> None:
     """Run as a command."""
-    parser = argparse.ArgumentParser(description="actor core, per CPU second")
+    title = "actor core, per CPU second"
+    parser = argparse.ArgumentParser(description=title)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: to see that it runs, not to quote")
-    parser.add_argument("--loop", choices=[*LOOPS, "both"], default="asyncio", help="event loop")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="one short round: to see that it runs, not to quote")
+    effort.add_argument("--full", action="store_true", help="more and longer rounds: to quote")
+    parser.add_argument("--loop", choices=[*LOOPS, "both"], default="both", help="event loop")
     parser.add_argument("--million", type=int, nargs="?", const=MILLION, help="only: so many idle actors at once")
     options = parser.parse_args()
     if options.million is not None:
         rows = asyncio.run(crowd(options.million))
     else:
-        rows = run(options.quick, LOOPS if options.loop == "both" else (options.loop,))
-    sys.stdout.write((msgspec.json.encode(rows).decode() if options.json else text(parser.description, rows)) + "\n")
+        effort_of = QUICK if options.quick else FULL if options.full else USUAL
+        rows = run(effort_of, LOOPS if options.loop == "both" else (options.loop,))
+    sys.stdout.write((msgspec.json.encode(rows).decode() if options.json else text(title, rows)) + "\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ class Row(msgspec.Struct, kw_only=True):
         against: what the baseline is.
         ratio: median over rounds of ours / baseline, where there is a baseline.
         loop: the event loop it was measured on, where there is a choice.
+        target: of the ratio, or, without a baseline, of the value; None where nothing is asked.
+        held: whether it was reached; None where nothing is asked or the baseline was not there to measure.
     """
 
     measure: str
@@ -29,17 +31,36 @@ class Row(msgspec.Struct, kw_only=True):
     against: str = ""
     ratio: float | None = None
     loop: str = ""
+    target: float | None = None
+    held: bool | None = None
 
 
 def text(title: str, rows: list[Row]) -> str:
-    """Return the table as text."""
-    lines = [title, f"  {'measure':<38} {'ours':>12} {'baseline':>12} {'unit':<8} {'ours/base':>9}  against"]
+    """Return the table as text; columns for targets only where there are any."""
+    asked = any(row.target is not None for row in rows)
+    heads = f"{'target':>9}  {'':<12}" if asked else ""
+    wide = max([38, *(len(row.measure) for row in rows)])
+    lines = [title, f"  {'measure':<{wide}} {'ours':>12} {'baseline':>12} {'unit':<8} {'ours/base':>9} {heads} against"]
     for row in rows:
         base = "" if row.baseline is None else f"{row.baseline:,.2f}"
         ratio = "" if row.ratio is None else f"{row.ratio:.2f}"
         against = " on ".join(filter(None, (row.against, row.loop)))
-        lines.append(f"  {row.measure:<38} {row.ours:>12,.2f} {base:>12} {row.unit:<8} {ratio:>9}  {against}".rstrip())
+        verdict = f"{_target(row):>9}  {_verdict(row):<12}" if asked else ""
+        values = f"{row.ours:>12,.2f} {base:>12} {row.unit:<8} {ratio:>9} {verdict}"
+        lines.append(f"  {row.measure:<{wide}} {values} {against}".rstrip())
     return "\n".join(lines)
+
+
+def _target(row: Row) -> str:
+    if row.target is None:
+        return ""
+    return f"{'>=' if row.against else '<='} {row.target:g}"
+
+
+def _verdict(row: Row) -> str:
+    if row.target is None:
+        return ""
+    return {True: "held", False: "FELL", None: "not measured"}[row.held]
 
 
 def main(title: str, run: Callable[[bool], list[Row]]) -> None:

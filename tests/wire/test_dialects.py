@@ -15,8 +15,8 @@ from tests.wire.golden_cases import REQUESTS
 from tinkex_actors import types as t
 from tinkex_actors.errors import LocalWireError, RemoteWireError
 from tinkex_actors.wire.answers import Failed, Ready, TryAgain
-from tinkex_actors.wire.classification import unknown_fields
 from tinkex_actors.wire.client import decode_poll, decode_response, encode_request
+from tinkex_actors.wire.complaints import unknown_fields
 from tinkex_actors.wire.dialect import HOSTED, JSON, Dialect
 from tinkex_actors.wire.exchange import Response
 from tinkex_actors.wire.prompts import aligned

@@ -23,9 +23,8 @@ from tinkex_actors.testing.virtual_time import SEEDS_VARIABLE
 from tinkex_actors.types import ForwardBackwardOutput, SampleResponse
 from tinkex_actors.wire._proto import tinker_public_pb2 as pb
 from tinkex_actors.wire.answers import Ready
-from tinkex_actors.wire.classification import unknown_fields
 from tinkex_actors.wire.client import decode_poll, decode_response
-from tinkex_actors.wire.complaints import fields_wanted_as_lists, missing_fields
+from tinkex_actors.wire.complaints import fields_wanted_as_lists, missing_fields, unknown_fields
 from tinkex_actors.wire.dialect import HOSTED
 from tinkex_actors.wire.exchange import Response
 from tinkex_actors.wire.prompts import aligned

@@ -11,8 +11,8 @@ import pytest
 from tests.wire.golden_cases import REQUESTS
 from tests.wire.golden_cases import RESPONSES as GOLDEN_RESPONSES
 from tinkex_actors import types as ours
+from tinkex_actors.wire._codec.protobuf import decode_protobuf, encode_protobuf
 from tinkex_actors.wire._proto import tinker_public_pb2 as our_pb
-from tinkex_actors.wire._protobuf import decode_protobuf, encode_protobuf
 from tinkex_actors.wire.client import encode_request
 from tinkex_actors.wire.dialect import HOSTED
 from tinkex_actors.wire.exchange import Request

@@ -20,8 +20,8 @@ from tinkex_actors.types import (
     TensorData,
 )
 from tinkex_actors.wire import server
+from tinkex_actors.wire._codec.protobuf import decode_protobuf, encode_protobuf
 from tinkex_actors.wire._proto import tinker_public_pb2 as pb
-from tinkex_actors.wire._protobuf import decode_protobuf, encode_protobuf
 from tinkex_actors.wire.client import encode_request
 from tinkex_actors.wire.dialect import HOSTED
 from tinkex_actors.wire.routes import ROUTES

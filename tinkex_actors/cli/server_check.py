@@ -61,7 +61,8 @@ async def server_findings(config: Config, *, probe: str | None) -> AsyncIterator
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.transport import open_transport
 
-    quiet = msgspec.structs.replace(config, telemetry=False)
+    # Somebody waits for the report: what fails twice is told.
+    quiet = msgspec.structs.replace(config, telemetry=False, max_retries=1)
     async with ActorSystem(name="doctor") as system:
         try:
             transport = _Clocked(open_transport(config.base_url, system=system, config=quiet))

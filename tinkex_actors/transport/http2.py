@@ -1,10 +1,15 @@
-"""HTTP/2 by httpx2: one connection carries many long polls (extra ``http2``, ``Config.http2``)."""
+"""HTTP/2 by pyqwest (hyper): one connection carries many long polls (extra ``http2``, ``Config.http2``).
+
+The clients of the httpx family will not do here: their streams read by turns from one socket, so that an answer which
+is there waits until every poll before it has been answered.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin, urlsplit
 
 from tinkex_actors.errors import APIConnectionError, ClosedError, ConfigError, TinkexError
 from tinkex_actors.transport._limits import (
@@ -12,7 +17,6 @@ from tinkex_actors.transport._limits import (
     REDIRECTS,
     Words,
     kept_headers,
-    pool_limits,
     sample_slots,
     tls_context,
 )
@@ -20,7 +24,7 @@ from tinkex_actors.transport.proxy import Proxy, proxy_refusal
 from tinkex_actors.wire.exchange import Response
 
 if TYPE_CHECKING:
-    import httpx2
+    import pyqwest
 
     from tinkex_actors.config import Config
     from tinkex_actors.wire.exchange import Request
@@ -29,14 +33,27 @@ __all__ = ["Http2Transport"]
 
 # Where each exchange is a stream, the files of the process are no limit; the server's own flag is (protocol 5.2: 2000).
 _SAMPLES_IN_FLIGHT = 2000
+# Servers take a hundred streams on a connection or more; the official client sends 50 (protocol 1.4) and then opens
+# another one.
+_STREAMS = 50
 _PROXY_REFUSED = 407
 _REDIRECTING_POOL = "rest_support_redirect"
+# Keeps the client from looking for proxies in the environment: what is used is what the configuration says.
+_NO_PROXY_AT_ALL = ("http://127.0.0.1:9", "*,0.0.0.0/0,::/0")
+
+
+class _Connection:
+    __slots__ = ("client", "under_way")
+
+    def __init__(self, client: pyqwest.HTTPTransport) -> None:
+        self.client = client
+        self.under_way = 0
 
 
 class Http2Transport:
-    """A server reached over HTTP/2, or over HTTP/1.1 where a TLS server does not offer it.
+    """A server reached over HTTP/2, and over nothing else: one that does not speak it is a failed connection.
 
-    To a server without TLS it speaks HTTP/2 from the first byte, which only such a server understands.
+    To a server without TLS it speaks HTTP/2 from the first byte.
 
     Args:
         base_url: scheme, host and base path; request paths are appended to it.
@@ -48,14 +65,13 @@ class Http2Transport:
 
     def __init__(self, base_url: str, *, config: Config) -> None:
         try:
-            import h2
-            import httpx2
+            import pyqwest
         except ImportError as error:
             raise ConfigError(
                 "Config.http2: HTTP/2 needs another package. Install it (pip install 'tinkex-actors[http2]'), or leave "
                 "http2 out (TINKEX_HTTP_CLIENT=aiohttp)."
             ) from error
-        del h2, httpx2
+        del pyqwest
         if config.proxy_authorize is not None and config.proxy_for(base_url) is not None:
             raise ConfigError(
                 "Config.http2: the HTTP/2 client cannot answer a proxy's challenge (Config.proxy_authorize). Put Basic "
@@ -65,8 +81,8 @@ class Http2Transport:
         self._config = config
         self._words = Words(config, self._base_url)
         self._proxy = Proxy(config, self._base_url)
-        self._limits = pool_limits(config)
-        self._clients: dict[str, httpx2.AsyncClient] = {}
+        self._pools: dict[str, list[_Connection]] = {}
+        self._clocks: set[asyncio.Timeout] = set()
         self._closed = False
 
     async def send(self, request: Request) -> Response:
@@ -81,23 +97,21 @@ class Http2Transport:
             APIResponseValidationError: the body is larger than ``Config.max_response_bytes``.
             ClosedError: the transport was closed.
         """
-        client = self._client(request.pool)
+        connection = self._connection(request.pool)
+        connection.under_way += 1
         clock = asyncio.timeout(request.timeout)
+        self._clocks.add(clock)
         try:
             async with clock:
-                return await self._exchange(client, request)
+                return await self._exchange(connection.client, request)
         except Exception as error:
             failure = self._failure(error, request, expired=clock.expired())
             if failure is error:
                 raise
             raise failure from self._words.cause(error)
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
-                raise
-            raise APIConnectionError(
-                f"{self._words.where(request)}: the transport was closed while this was under way."
-            ) from error
+        finally:
+            self._clocks.discard(clock)
+            connection.under_way -= 1
 
     @property
     def sample_slots(self) -> int:
@@ -108,89 +122,108 @@ class Http2Transport:
     async def close(self) -> None:
         """Close every connection; exchanges under way end with :class:`APIConnectionError`. Idempotent."""
         self._closed = True
-        clients, self._clients = list(self._clients.values()), {}
-        for client in clients:
-            await client.aclose()
+        for clock in list(self._clocks):
+            clock.reschedule(0.0)
+        pools, self._pools = list(self._pools.values()), {}
+        for connections in pools:
+            for connection in connections:
+                await connection.client.aclose()
 
-    async def _exchange(self, client: httpx2.AsyncClient, request: Request) -> Response:
+    async def _exchange(self, client: pyqwest.HTTPTransport, request: Request) -> Response:
+        import pyqwest
+
         url, headers = self._base_url + request.path, request.headers
         for _ in range(MAX_REDIRECTS + 1):
-            asked = client.build_request(request.method, url, headers=headers, content=request.body or None)
-            answer = await client.send(asked, stream=True)
-            try:
-                moved = answer.status_code in REDIRECTS and request.pool == _REDIRECTING_POOL
-                if not moved or request.method != "GET" or "location" not in answer.headers:
+            asked = pyqwest.Request(request.method, url, pyqwest.Headers(headers.items()), request.body or None)
+            async with await client.execute(asked) as answer:
+                location = answer.headers.get("location", "")
+                moved = answer.status in REDIRECTS and request.pool == _REDIRECTING_POOL
+                if not moved or request.method != "GET" or not location:
                     return await self._read(answer, request)
-                there = asked.url.join(answer.headers["location"])
-                if there.scheme not in ("http", "https") or (asked.url.scheme, there.scheme) == ("https", "http"):
-                    raise self._words.redirected(request, f"a redirect from {asked.url.scheme} to {there.scheme}")
-                here = (asked.url.scheme, asked.url.netloc)
-                url, headers = str(there), kept_headers(headers, same_origin=here == (there.scheme, there.netloc))
-            finally:
-                await answer.aclose()
+                url, headers = self._redirected(url, location, request, headers)
         raise self._words.redirected(request, f"more than {MAX_REDIRECTS} redirects")
 
-    async def _read(self, answer: httpx2.Response, request: Request) -> Response:
+    def _redirected(
+        self, url: str, location: str, request: Request, headers: dict[str, str]
+    ) -> tuple[str, dict[str, str]]:
+        there = urljoin(url, location)
+        here_parts, there_parts = urlsplit(url), urlsplit(there)
+        schemes = (here_parts.scheme, there_parts.scheme)
+        if there_parts.scheme not in ("http", "https") or schemes == ("https", "http"):
+            raise self._words.redirected(request, f"a redirect from {schemes[0]} to {schemes[1] or 'nowhere'}")
+        return there, kept_headers(headers, same_origin=here_parts[:2] == there_parts[:2])
+
+    async def _read(self, answer: pyqwest.Response, request: Request) -> Response:
         budget = self._config.max_response_bytes
         headers = {name.lower(): value for name, value in answer.headers.items()}
         size = headers.get("content-length", "")
         if size.isdecimal() and int(size) > budget:
             raise self._words.too_large(request, int(size))
         body = bytearray()
-        async for chunk in answer.aiter_bytes():
+        async for chunk in answer.content:
             body += chunk
             if len(body) > budget:
                 raise self._words.too_large(request, None)
-        if answer.status_code >= 400:
+        if answer.status >= 400:
             headers.setdefault("date", formatdate(usegmt=True))
-        if answer.status_code == _PROXY_REFUSED and self._proxy.url is not None:
-            return proxy_refusal(self._proxy.url, tuple(answer.headers.get_list("proxy-authenticate")))
-        return Response(answer.status_code, headers, bytes(body))
+        if answer.status == _PROXY_REFUSED and self._proxy.url is not None:
+            return proxy_refusal(self._proxy.url, tuple(answer.headers.getall("proxy-authenticate")))
+        return Response(answer.status, headers, bytes(body))
 
     def _failure(self, error: Exception, request: Request, *, expired: bool) -> Exception:
-        import httpx2
+        import pyqwest
 
         match error:
             case TinkexError():
                 return error
+            case TimeoutError() if expired and self._closed:
+                return APIConnectionError(
+                    f"{self._words.where(request)}: the transport was closed while this was under way."
+                )
             case TimeoutError() if expired:
                 return self._words.too_slow(request)
-            case httpx2.ConnectTimeout():
+            case pyqwest.ConnectTimeout():
                 return self._words.not_connected(request)
-            case httpx2.ReadTimeout() | httpx2.WriteTimeout():
+            case TimeoutError():
                 return self._words.fell_silent(request)
-            case httpx2.HTTPError() | httpx2.InvalidURL() | OSError():
-                return self._words.broken(request, error)
-            case RuntimeError() if self._closed:
+            case OSError() | pyqwest.ReadError() | pyqwest.WriteError() | pyqwest.RemoteProtocolError():
                 return self._words.broken(request, error)
             case _:
                 return error
 
-    def _client(self, pool: str) -> httpx2.AsyncClient:
+    def _connection(self, pool: str) -> _Connection:
         if self._closed:
             raise ClosedError(f"The transport to {self._words.shown_url} is closed. Make a new ServiceClient.")
-        name = pool if pool in self._limits else "train"
-        if name not in self._clients:
-            self._clients[name] = self._open(self._limits[name])
-        return self._clients[name]
+        connections = self._pools.setdefault(pool, [])
+        for connection in connections:
+            if connection.under_way < _STREAMS:
+                return connection
+        connections.append(_Connection(self._open()))
+        return connections[-1]
 
-    def _open(self, limit: int) -> httpx2.AsyncClient:
-        import httpx2
+    def _open(self) -> pyqwest.HTTPTransport:
+        import pyqwest
 
-        plain = not self._base_url.startswith("https://")
-        tls: Any = True if plain else tls_context(self._config)
-        proxy = None
-        if self._proxy.url is not None:
-            proxy = httpx2.Proxy(self._proxy.url, headers=self._proxy.headers)
-        return httpx2.AsyncClient(
-            http1=not plain,
-            http2=True,
-            verify=tls,
+        tls: dict[str, Any] = {}
+        if self._base_url.startswith("https://"):
+            tls_context(self._config)  # refuses a file that is none, in words
+            extra = self._config.ca_file
+            tls = {
+                "tls_include_system_certs": True,
+                "tls_ca_cert": None if extra is None else extra.read_bytes(),
+            }
+        if self._proxy.url is None:
+            address, direct = _NO_PROXY_AT_ALL
+            proxy = pyqwest.Proxy(address, no_proxy=direct)
+        else:
+            proxy = pyqwest.Proxy(self._proxy.url, headers=self._proxy.headers)
+        return pyqwest.HTTPTransport(
+            **tls,
+            # Not left to negotiation: until that has ended, each request would open a connection of its own.
+            http_version=pyqwest.HTTPVersion.HTTP2,
             proxy=proxy,
-            trust_env=False,
+            connect_timeout=self._config.connect_timeout,
+            read_timeout=self._config.read_timeout,
             follow_redirects=False,
-            # No header but ours: the client's own would tell another story of who asks.
-            headers={},
-            limits=httpx2.Limits(max_connections=limit),
-            timeout=httpx2.Timeout(None, connect=self._config.connect_timeout, read=self._config.read_timeout),
+            enable_otel=False,
         )

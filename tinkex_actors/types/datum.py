@@ -99,7 +99,7 @@ class Datum(Record, frozen=True):
 
     def __post_init__(self) -> None:
         given: object = self.loss_fn_inputs
-        if not isinstance(given, Mapping):
+        if type(given) is not dict and not isinstance(given, Mapping):
             raise InputError(f"Datum: loss_fn_inputs must map names to tensors, got {type(given).__name__}.")
         tensors = {name: value if type(value) is TensorData else _tensor(name, value) for name, value in given.items()}
         msgspec.structs.force_setattr(self, "loss_fn_inputs", tensors)

@@ -74,12 +74,11 @@ class TensorData:
         self._store(values, dtype, tuple(int(n) for n in shape), crow, col)
 
     def _store(self, values: Array, dtype: TensorDtype, shape: tuple[int, ...], crow: Any, col: Any) -> None:
-        store = object.__setattr__
-        store(self, "_values", values)
-        store(self, "_dtype", dtype)
-        store(self, "_shape", shape)
-        store(self, "_crow", crow)
-        store(self, "_col", col)
+        _set_values(self, values)
+        _set_dtype(self, dtype)
+        _set_shape(self, shape)
+        _set_crow(self, crow)
+        _set_col(self, col)
 
     @classmethod
     def from_numpy(cls, array: Any) -> TensorData:
@@ -277,6 +276,12 @@ def is_csr(value: Any) -> bool:
     if all(hasattr(value, name) for name in ("indptr", "indices", "data")):
         return bool(getattr(value, "format", "csr") == "csr")
     return str(getattr(value, "layout", "")) == "torch.sparse_csr"
+
+
+# Past `__setattr__`, which refuses, and without looking the slots up for every tensor.
+_set_values, _set_dtype, _set_shape, _set_crow, _set_col = (
+    TensorData.__dict__[name].__set__ for name in ("_values", "_dtype", "_shape", "_crow", "_col")
+)
 
 
 def same_array(left: Array | None, right: Array | None) -> bool:

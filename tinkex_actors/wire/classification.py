@@ -11,7 +11,7 @@ import msgspec
 from tinkex_actors.errors import APIConnectionError, APIError, APIStatusError, status_error
 from tinkex_actors.wire.exchange import Response
 
-__all__ = ["classify", "proxy_rejection", "unknown_fields"]
+__all__ = ["classify", "proxy_rejection"]
 
 # What is kept of a failure's body: far more than any error says, far less than a download that went wrong.
 _MAX_BODY_BYTES: Final = 64 * 1024
@@ -22,13 +22,6 @@ _TAGS: Final = re.compile(r"<[^>]{0,1000}>")
 _CREDENTIALS: Final = re.compile(r"\b(?:tml-|eyJ)[A-Za-z0-9_.\-]+")
 _SHOULD_RETRY: Final = {"true": True, "false": False}
 _CATEGORIES: Final = ("user", "server", "unknown")
-
-# pydantic 2 and 1.
-_EXTRA_TYPES: Final = ("extra_forbidden", "value_error.extra")
-# In words: serde and Go, msgspec, JSON Schema validators.
-_UNKNOWN_FIELD: Final = re.compile(r"unknown field [`'\"](?P<name>[\w.]+)[`'\"](?: - at `\$\.?(?P<place>[^`]*)`)?")
-_UNEXPECTED: Final = re.compile(r"[Aa]dditional properties are not allowed \((?P<names>.*?) (?:was|were) unexpected\)")
-_POSITION: Final = re.compile(r"\[[^\]]*\]")
 
 _REMEDIES: Final[dict[int, str]] = {
     400: "Correct the request.",
@@ -91,34 +84,6 @@ def proxy_rejection(response: Response, what: str) -> APIError | None:
         f"{what}: HTTP 400 with no body: a proxy on the way refused it, not the API. Send it again; if it stays, "
         "check base_url and proxy settings."
     )
-
-
-def unknown_fields(body: object) -> tuple[str, ...]:
-    """Return the fields that a refusal names as unknown, as dotted paths without positions in lists.
-
-    Understood: the ``detail`` list of FastAPI, and the sentences of serde, Go, msgspec and JSON Schema validators.
-
-    Args:
-        body: the refusal's parsed body, as ``APIStatusError.body`` has it.
-    """
-    if isinstance(body, dict) and isinstance(body.get("detail"), list):
-        items = [item for item in body["detail"] if isinstance(item, dict) and item.get("type") in _EXTRA_TYPES]
-        places = [item["loc"] for item in items if isinstance(item.get("loc"), list)]
-        named = [".".join(str(part) for part in _below_body(place) if not isinstance(part, int)) for place in places]
-    else:
-        text = _detail(body)
-        named = [_joined(_POSITION.sub("", hit["place"] or ""), hit["name"]) for hit in _UNKNOWN_FIELD.finditer(text)]
-        for hit in _UNEXPECTED.finditer(text):
-            named += re.findall(r"'([^']+)'", hit["names"])
-    return tuple(dict.fromkeys(filter(None, named)))
-
-
-def _below_body(place: list[Any]) -> list[Any]:
-    return place[1:] if place and place[0] == "body" else place
-
-
-def _joined(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
 
 
 def _parsed(text: str) -> Any:

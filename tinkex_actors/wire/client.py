@@ -11,8 +11,8 @@ import msgspec
 
 from tinkex_actors.errors import LocalWireError, RemoteWireError
 from tinkex_actors.types import FutureRetrieveRequest, SampleRequest, SamplingParams
-from tinkex_actors.wire._read_json import decode_json
-from tinkex_actors.wire._write_json import encode_json
+from tinkex_actors.wire._codec.read_json import decode_json
+from tinkex_actors.wire._codec.write_json import encode_json
 from tinkex_actors.wire.answers import Failed, MetadataOnly, PollAnswer, Ready, Timeout408, TryAgain
 from tinkex_actors.wire.classification import classify, proxy_rejection
 from tinkex_actors.wire.dialect import Dialect
@@ -184,7 +184,7 @@ def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> Po
     if PROTOBUF_TYPE in response.headers.get("content-type", ""):
         if not result_route.protobuf_result:
             raise RemoteWireError(f"{result_route.name}: a protobuf result, but this operation's results are JSON.")
-        from tinkex_actors.wire._protobuf import decode_protobuf
+        from tinkex_actors.wire._codec.protobuf import decode_protobuf
 
         return Ready(decode_protobuf(result_route.result, response.body))
     probe = _object(response.body)
@@ -278,7 +278,7 @@ def _explicit(params: SamplingParams, dialect: Dialect) -> SamplingParams:
 
 
 def _protobuf_body(message: Any, compress: bool, headers: dict[str, str]) -> bytes:
-    from tinkex_actors.wire._protobuf import encode_protobuf
+    from tinkex_actors.wire._codec.protobuf import encode_protobuf
 
     body = encode_protobuf(message)
     headers["Content-Type"] = PROTOBUF_TYPE

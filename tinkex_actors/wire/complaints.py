@@ -1,4 +1,4 @@
-"""What a refusal asks for, read from the bodies that validators write: fields that are missing or of a wrong form."""
+"""What a refusal asks for, read from the bodies that validators write: fields missing, unknown, or of a wrong form."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["carries", "fields_wanted_as_lists", "missing_fields"]
+__all__ = ["carries", "fields_wanted_as_lists", "missing_fields", "unknown_fields"]
 
 # pydantic 2 and 1.
 _MISSING_TYPES: Final = ("missing", "value_error.missing")
 _LIST_TYPES: Final = ("list_type", "type_error.list")
+_EXTRA_TYPES: Final = ("extra_forbidden", "value_error.extra")
 # serde and Go; msgspec; JSON Schema validators.
 _MISSING: Final = re.compile(
     r"missing (?:required )?field [`'\"](?P<name>[\w.]+)[`'\"](?: - at `\$\.?(?P<place>[^`]*)`)?"
 )
 _REQUIRED: Final = re.compile(r"'(?P<name>\w+)' is a required property")
 _NOT_A_LIST: Final = re.compile(r"Expected `array(?: \| null)?`, got `\w+` - at `\$\.?(?P<place>[^`]*)`")
+_UNKNOWN: Final = re.compile(r"unknown field [`'\"](?P<name>[\w.]+)[`'\"](?: - at `\$\.?(?P<place>[^`]*)`)?")
+_UNEXPECTED: Final = re.compile(r"[Aa]dditional properties are not allowed \((?P<names>.*?) (?:was|were) unexpected\)")
 _POSITION: Final = re.compile(r"\[[^\]]*\]")
 
 # Notes for people, and offers that a server need not take up: without them nothing else goes wrong.
@@ -55,6 +58,17 @@ def fields_wanted_as_lists(body: object) -> tuple[str, ...]:
     named = _listed(body, _LIST_TYPES)
     if named is None:
         named = [_POSITION.sub("", hit["place"]) for hit in _NOT_A_LIST.finditer(_words(body))]
+    return tuple(dict.fromkeys(filter(None, named)))
+
+
+def unknown_fields(body: object) -> tuple[str, ...]:
+    """Return the fields that a refusal does not know, as :func:`missing_fields` does."""
+    named = _listed(body, _EXTRA_TYPES)
+    if named is None:
+        text = _words(body)
+        named = [_joined(hit["place"] or "", hit["name"]) for hit in _UNKNOWN.finditer(text)]
+        for hit in _UNEXPECTED.finditer(text):
+            named += re.findall(r"'([^']+)'", hit["names"])
     return tuple(dict.fromkeys(filter(None, named)))
 
 

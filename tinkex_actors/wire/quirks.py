@@ -98,8 +98,9 @@ class Quirks(msgspec.Struct, frozen=True, kw_only=True):
         """
         chosen = [name.replace("-", "_") for name in switches]
         if "all" in chosen:
-            # These exclude each other: a server that refuses both encodings, or answers two statuses, is none.
-            chosen = [name for name in QUIRKS if name not in ("refuses_json", "submits_answer_202")]
+            # A server that refuses both encodings, or answers two statuses, is none; and one that wants tokens must
+            # have the configuration that says so.
+            chosen = [name for name in QUIRKS if name not in ("refuses_json", "submits_answer_202", "wants_jwt")]
         for name in chosen:
             if name not in QUIRKS:
                 raise ConfigError(f"quirk {name!r}: expected one of {', '.join(QUIRKS)} or all.")

@@ -17,8 +17,8 @@ from tinkex_actors.types import (
     RequestFailedResponse,
     TryAgainResponse,
 )
-from tinkex_actors.wire._read_json import decode_json
-from tinkex_actors.wire._write_json import encode_json
+from tinkex_actors.wire._codec.read_json import decode_json
+from tinkex_actors.wire._codec.write_json import encode_json
 from tinkex_actors.wire.exchange import Request, Response, header, header_value
 from tinkex_actors.wire.routes import PREFIX, ROUTES, Route
 
@@ -79,7 +79,7 @@ def _decode_message(route: Route, request: Request) -> Any:
     if PROTOBUF_TYPE in header(request.headers, "content-type"):
         if not route.protobuf_request:
             raise RemoteWireError(f"{route.name}: the body is protobuf, but this endpoint takes {JSON_TYPE}.")
-        from tinkex_actors.wire._protobuf import decode_protobuf
+        from tinkex_actors.wire._codec.protobuf import decode_protobuf
 
         message = decode_protobuf(route.request, body)
     else:
@@ -113,7 +113,7 @@ def encode_result(route: Route, result: Any, accept: str) -> Response:
         LocalWireError: the result has no such form.
     """
     if route.protobuf_result and PROTOBUF_TYPE in accept:
-        from tinkex_actors.wire._protobuf import encode_protobuf
+        from tinkex_actors.wire._codec.protobuf import encode_protobuf
 
         return _response(encode_protobuf(result), PROTOBUF_TYPE, 200)
     return _json_response(result, 200)

@@ -9,8 +9,7 @@ import msgspec
 from tinkex_actors.errors import UnsupportedByServerError
 from tinkex_actors.machines import discovery
 from tinkex_actors.runtime.log import Logger
-from tinkex_actors.wire.classification import unknown_fields
-from tinkex_actors.wire.complaints import carries, fields_wanted_as_lists, missing_fields
+from tinkex_actors.wire.complaints import carries, fields_wanted_as_lists, missing_fields, unknown_fields
 from tinkex_actors.wire.dialect import HOSTED, Dialect
 from tinkex_actors.wire.routes import PREFIX
 

@@ -81,15 +81,15 @@ def read_tensor(message: Any, where: str) -> TensorData:
     A dense tensor without shape is taken as 1-D, and bfloat16 is widened: two places where the official decoder goes
     wrong (protocol 3.5).
     """
-    encoding = message.WhichOneof("encoding")
-    shape = tuple(message.shape)
+    encoding, sizes = message.WhichOneof("encoding"), message.shape
     plain = _DENSE.get(message.dtype)
-    if encoding == "dense" and plain is not None and len(shape) == 1:
+    if encoding == "dense" and plain is not None and len(sizes) == 1:
         # Nearly every tensor: no conversion, one comparison.
         dtype, name = plain
         buffer = message.dense
-        if len(buffer) == shape[0] * dtype.itemsize:
+        if len(buffer) == sizes[0] * dtype.itemsize:
             return TensorData(np.frombuffer(buffer, dtype), name)
+    shape = tuple(sizes)
     if encoding == "sparse_csr":
         csr = message.sparse_csr
         values = read_values(csr.values, message.dtype, f"{where}.values")

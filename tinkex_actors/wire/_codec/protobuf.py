@@ -32,7 +32,7 @@ from tinkex_actors.types import (
     TensorData,
     TensorDtype,
 )
-from tinkex_actors.wire._arrays import (
+from tinkex_actors.wire._codec.arrays import (
     WIRE_DTYPES,
     WIRE_NUMBERS,
     from_buffer,
@@ -211,7 +211,7 @@ def _read_spans(spans: Any) -> ProvenanceSpans:
 def _read_chunk(message: Any) -> ModelInputChunk:
     kind = message.WhichOneof("chunk")
     if kind == "encoded_text":
-        tokens: Any = from_buffer(message.encoded_text.tokens, "<i4", "")
+        tokens: Any = from_buffer(message.encoded_text.tokens, WIRE_DTYPES["int32"], "")
         return EncodedTextChunk(tokens=tokens)
     if kind == "image":
         image = message.image

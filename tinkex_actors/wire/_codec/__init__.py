@@ -1,0 +1,1 @@
+"""The two encodings of messages: JSON, and protobuf with its arrays."""
