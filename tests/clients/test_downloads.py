@@ -295,7 +295,7 @@ def test_a_safe_name_never_leaves_its_folder(name: str) -> None:
         place = safe_name(name)
     except APIResponseValidationError:
         return
-    root = Path("/root/of/it")
+    root = Path("/a/folder")
     assert (root / place).resolve().is_relative_to(root)
 
 
