@@ -42,7 +42,7 @@ async def test_a_model_whose_creation_is_begun_again_has_one_sequencer() -> None
     assert server.posted[training.model_id] == [1]
 
 
-@seeds(60)
+@seeds(200)
 async def test_clients_are_created_whenever_the_courier_is_killed() -> None:
     rng = random.Random(asyncio.get_running_loop().seed)  # type: ignore[attr-defined]
     server = WithTokenizer(rng, Faults(latency=0.2, compute=0.5))

@@ -367,3 +367,17 @@ async def test_a_failed_start_is_tried_again_without_asking_for_the_dialect_twic
     assert (await service.create_lora_training_client("m")).model_id
     assert server.seen["client_config"] == 1
     await service.close()
+
+
+@virtual_time()
+async def test_a_session_actor_that_crashed_goes_on_without_asking_anything_twice() -> None:
+    server = Interposed()
+    async with a_service(server) as service:
+        await asyncio.sleep(12.0)
+        session = service.system.whereis("/service/core/session")
+        assert session is not None
+        session.kill()
+        await asyncio.sleep(10.0)
+        assert service.session_id == "sess"
+    assert (server.seen["client_config"], server.seen["dynamic_config"], server.seen["create_session"]) == (1, 1, 1)
+    assert beats(server) == 2, "the rhythm is kept over the crash"

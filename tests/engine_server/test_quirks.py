@@ -11,6 +11,7 @@ import pytest
 
 from tests.plugins.wire_client import WireClient, local_engine, pass_request, step_request
 from tinkex_actors import types
+from tinkex_actors.engine.service.provocations import STATES
 from tinkex_actors.errors import ConfigError, UnprocessableEntityError
 from tinkex_actors.wire.client import encode_request
 from tinkex_actors.wire.dialect import HOSTED, JSON
@@ -231,3 +232,9 @@ async def test_a_text_of_ours_is_left_alone_without_quirks(tmp_path: Path) -> No
         session_id = (await client.call("create_session", session)).session_id
         found = await client.call("get_session", types.GetSessionRequest(), session_id=session_id)
         assert msgspec.to_builtins(found)["user_metadata"] == note
+
+
+def test_the_reference_lists_every_quirk_and_provocation() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/pages/reference/engine-server.md").read_text()
+    for name, meaning in {**QUIRKS, **STATES}.items():
+        assert f"| `{name.replace('_', '-')}` | {meaning} |" in page

@@ -113,7 +113,7 @@ async def test_statistics_say_who_waits_for_whom() -> None:
         await asyncio.wait({asking})
 
 
-@seeds(100)
+@seeds(200)
 async def test_every_order_of_two_crossing_calls_ends() -> None:
     """Two actors that call each other: whatever the order, somebody hears of the cycle and nobody hangs."""
     async with ActorSystem() as system:
@@ -198,7 +198,7 @@ class Odd(Actor):
         return asyncio.current_task()
 
 
-@seeds(20)
+@seeds(200)
 async def test_a_handler_that_cancels_its_own_task_and_returns_hits_no_other_message() -> None:
     async with ActorSystem() as system:
         a, b = await system.spawn(Odd), await system.spawn(Odd)

@@ -29,7 +29,7 @@ def load() -> ModuleType:
 crawler = load()
 
 
-@seeds(100)
+@seeds(200)
 async def test_the_crawl_finishes_whatever_crashes() -> None:
     async with StrictSystem(max_restarts=10) as system:
         crawl = await crawler.start(system, crawler.Web())

@@ -48,7 +48,7 @@ class Fast(Worker):
 
 @pytest.mark.parametrize("cls", [Recorder, Worker])
 def test_a_drained_actor_handles_what_is_queued_and_refuses_what_comes(cls: type[Recorder]) -> None:
-    @seeds(50)
+    @seeds(200)
     async def scenario() -> None:
         journal: list[int] = []
         async with ActorSystem() as system:

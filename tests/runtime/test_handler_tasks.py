@@ -295,7 +295,7 @@ def test_a_captured_task_is_never_reused(path: Any, suspend: bool, seed: int | N
     run_virtual(main(), seed=seed)
 
 
-@seeds(20)
+@seeds(200)
 async def test_a_task_captured_by_a_message_that_suspended_is_not_the_next_messages() -> None:
     captured: list[asyncio.Task[Any]] = []
 
@@ -524,7 +524,7 @@ async def test_messages_behind_a_call_that_suspended_keep_their_order() -> None:
         assert seen == [0, 1, 2, 3]
 
 
-@seeds(30)
+@seeds(200)
 async def test_a_suspended_handler_is_among_all_tasks_and_gone_at_its_end() -> None:
     async with ActorSystem() as system:
         before = len(asyncio.all_tasks())

@@ -29,7 +29,7 @@ from tinkex_actors.testing import seeds, settle, virtual_time
 
 
 # --- kameo: messages around a restart --------------------------------------------------------------------------------
-@seeds(100)
+@seeds(200)
 async def test_kameo_335_casts_sent_at_any_moment_of_a_restart_arrive_in_order() -> None:
     journal: list[Any] = []
     async with ActorSystem(seed=1) as system:
@@ -81,7 +81,7 @@ class Child(Actor):
         self.answers.append(await self.parent.within(1000.0).call.reply())
 
 
-@seeds(20)
+@seeds(200)
 async def test_kameo_345_a_parent_restarts_although_its_child_waits_for_its_reply() -> None:
     answers: list[Any] = []
     async with ActorSystem() as system:
@@ -110,7 +110,7 @@ async def test_kameo_351_over_the_limit_no_queued_call_waits_for_ever_and_no_cas
         assert system.dead_letters.counts == {("/supervisor-1/a", "put"): 1}
 
 
-@seeds(50)
+@seeds(200)
 async def test_kameo_359_an_old_on_stop_never_overlaps_a_new_init() -> None:
     journal: list[str] = []
 
@@ -137,7 +137,7 @@ async def test_kameo_359_an_old_on_stop_never_overlaps_a_new_init() -> None:
     assert journal == ["init", "started", "stopping", "stopped"] * 3
 
 
-@seeds(50)
+@seeds(200)
 async def test_kameo_364_a_call_that_crashes_the_actor_and_those_behind_it_are_all_answered() -> None:
     async with ActorSystem() as system:
         ref = await system.spawn(Sleeper)
@@ -147,7 +147,7 @@ async def test_kameo_364_a_call_that_crashes_the_actor_and_those_behind_it_are_a
         assert answers[1:] == [None, "napped"]
 
 
-@seeds(20)
+@seeds(200)
 async def test_kameo_a_supervisor_that_stops_while_its_children_call_it_does_not_hang() -> None:
     async with ActorSystem() as system:
         parent = await system.spawn(Parent, [])
@@ -324,7 +324,7 @@ class FailsAgain(Actor):
         raise ZeroDivisionError("planted")
 
 
-@seeds(50)
+@seeds(200)
 async def test_otp_hanging_restart_loop_a_supervisor_can_be_stopped_while_a_child_keeps_failing_to_start() -> None:
     starts: list[int] = []
     async with ActorSystem() as system:

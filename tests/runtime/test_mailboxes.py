@@ -162,7 +162,7 @@ async def test_dead_letters_keep_the_last_thousand_and_count_all() -> None:
         assert len(system.dead_letters) == 1500
 
 
-@seeds(50)
+@seeds(200)
 async def test_no_order_overfills_a_mailbox_or_loses_a_waiting_send() -> None:
     async with ActorSystem() as system:
         ref = await system.spawn(Sleeper, mailbox=Mailbox(3, "wait"))

@@ -51,7 +51,7 @@ async def test_messages_of_one_sender_arrive_in_order(cls: type[Recorder]) -> No
         assert await ref.call.seen() == list(range(1000))
 
 
-@seeds(50)
+@seeds(200)
 async def test_no_order_of_execution_breaks_the_order_of_one_sender() -> None:
     async with ActorSystem() as system:
         receiver = await system.spawn(Sleeper)

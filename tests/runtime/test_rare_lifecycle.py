@@ -545,3 +545,51 @@ async def test_a_block_that_does_not_stop_says_what_failed_before() -> None:
     assert isinstance(told.value.__cause__, RestartsExhaustedError)
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
+
+
+class LastWill(Actor):
+    """Tries to leave something behind in its ``on_stop``: a child, a timer, a task of a task."""
+
+    def __init__(self, journal: list[str]) -> None:
+        self.journal = journal
+
+    async def init(self) -> None:
+        self.task(self.heir())
+
+    async def heir(self) -> None:
+        try:
+            await asyncio.sleep(100.0)
+        finally:
+            self.task(asyncio.sleep(100.0), name="heir")
+            self.after(1.0, self.ref.cast.note, "by the task")
+
+    async def on_stop(self, reason: ExitReason) -> None:
+        self.after(1.0, self.ref.cast.note, "by on_stop")
+        try:
+            await self.spawn(Recorder)
+        except ActorStoppedError as error:
+            self.journal.append(str(error))
+
+    @handler
+    def note(self, text: str) -> None:
+        self.journal.append(text)
+
+    @handler
+    def crash(self) -> None:
+        raise ZeroDivisionError("planted")
+
+
+@virtual_time()
+async def test_an_incarnation_leaves_neither_children_nor_tasks_nor_timers_behind() -> None:
+    journal: list[str] = []
+    async with ActorSystem() as system:
+        ref = await system.spawn(LastWill, journal)
+        ref.cast.crash()
+        await asyncio.sleep(10.0)
+        assert ref.statistics().incarnation == 1
+        assert journal == ["/lastwill-1 has stopped and starts no more children."]
+        assert ref.children == ()
+        names = sorted(task.get_name() for task in asyncio.all_tasks())
+        assert names == [asyncio.current_task().get_name(), "lastwill-1.heir"]  # type: ignore[union-attr]
+        await ref.stop()
+        assert len(asyncio.all_tasks()) == 1

@@ -90,7 +90,7 @@ def test_queued_messages_follow_the_policy(cls: type[Slow], handled: list[int], 
     scenario()
 
 
-@seeds(50)
+@seeds(200)
 async def test_the_policy_holds_for_siblings_that_restart_with_the_group() -> None:
     journal: list[int] = []
     async with ActorSystem() as system:
@@ -217,7 +217,7 @@ class FlakyFast(Flaky):
 @pytest.mark.parametrize("cls", [Flaky, FlakyFast])
 @pytest.mark.parametrize("message", ["write", "write_now"])
 def test_a_message_with_retry_once_is_handled_again_first_of_all(cls: type[Flaky], message: str) -> None:
-    @seeds(20)
+    @seeds(200)
     async def scenario() -> None:
         journal: list[Any] = []
         async with ActorSystem() as system:
@@ -334,7 +334,7 @@ class Tally(Actor):
 
 @pytest.mark.parametrize("message", ["add", "add_slowly"])
 def test_carry_hands_the_state_of_the_last_finished_handler_to_init(message: str) -> None:
-    @seeds(20)
+    @seeds(200)
     async def scenario() -> None:
         seen: list[int] = []
         async with ActorSystem() as system:
@@ -387,7 +387,7 @@ class Keeper(Actor):
         raise ZeroDivisionError("planted")
 
 
-@seeds(50)
+@seeds(200)
 async def test_kept_children_go_on_across_their_parents_restart_and_end_with_it() -> None:
     journal: list[str] = []
     async with ActorSystem() as system:
@@ -432,7 +432,7 @@ async def test_kept_children_end_with_a_parent_that_does_not_come_back() -> None
 
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
 def test_kept_children_survive_a_group_restart(strategy: str) -> None:
-    @seeds(20)
+    @seeds(200)
     async def scenario() -> None:
         async with ActorSystem() as system:
             specs = [ChildSpec(Recorder, name="first"), ChildSpec(Keeper, ([],), name="keeper")]

@@ -415,7 +415,7 @@ class Parent(Hooked):
         await self.spawn(Hooked, "child", [], name="child")
 
 
-@seeds(100)
+@seeds(200)
 async def test_no_order_of_execution_loses_an_actor_or_a_message() -> None:
     """Crashes, kills and messages in any order: everything sent is handled once or was the victim of a planted kill."""
     journal: list[Any] = []

@@ -192,7 +192,7 @@ class Caller(Actor):
         return done
 
 
-@seeds(100)
+@seeds(200)
 async def test_the_runtime_holds_its_promises_under_faults() -> None:
     """Carried state, retried messages, kept queues: a crash within ten messages loses nothing."""
     async with ActorSystem() as system:

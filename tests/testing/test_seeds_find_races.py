@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -12,7 +13,7 @@ from tinkex_actors.errors import CallTimeoutError
 from tinkex_actors.runtime import Actor, ActorRef, ActorSystem, handler
 from tinkex_actors.testing import Faults, InjectedFault, run_virtual
 
-SEEDS = 300
+SEEDS = max(200, int(os.environ.get("TINKEX_TEST_SEEDS") or 0))  # fewer would not find the rarest
 
 
 class Account(Actor):

@@ -73,7 +73,7 @@ async def test_a_subscriber_that_failed_is_told() -> None:
 
 
 def test_the_findings_of_a_strict_system_are_shrunk_like_any_other() -> None:
-    @seeds(100)
+    @seeds(200)
     async def stops_too_early() -> None:
         async with StrictSystem() as system:
             sink = await system.spawn(Sink)

@@ -8,10 +8,12 @@ import traceback
 
 import pytest
 
-from tests.transport.servers import listening
-from tinkex_actors import APIConnectionError, APITimeoutError, ClosedError, Config
+from tests.transport.servers import answer, answering, listening
+from tinkex_actors import APIConnectionError, APIStatusError, APITimeoutError, ClosedError, Config
 from tinkex_actors.transport.http import HttpTransport
+from tinkex_actors.wire.client import decode_response
 from tinkex_actors.wire.exchange import Request
+from tinkex_actors.wire.routes import ROUTES
 
 
 async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -95,3 +97,15 @@ async def test_samples_leave_training_its_polls_and_the_process_its_files() -> N
 
     assert 1 <= transport.sample_slots <= 1000
     assert files == resource.RLIM_INFINITY or transport.sample_slots <= max(1, files // 4)
+
+
+@pytest.mark.parametrize("status", [300, 402, 408, 418, 425, 451, 499, 507, 511, 599])
+async def test_every_odd_status_is_an_error_of_that_status(status: int) -> None:
+    async with listening(answering(answer(f"{status} Odd", b"said so"))) as port:
+        transport = HttpTransport(f"http://127.0.0.1:{port}", config=Config())
+        response = await transport.send(request())
+        await transport.close()
+    with pytest.raises(APIStatusError, match="said so") as caught:
+        decode_response(ROUTES["healthz"], response)
+
+    assert caught.value.status_code == status

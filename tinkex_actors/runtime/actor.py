@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 from tinkex_actors.errors import ActorStoppedError, ConfigError
 from tinkex_actors.runtime._core.cell import DEAD, Cell, Reject
 from tinkex_actors.runtime._core.children import Children
+from tinkex_actors.runtime._core.lifecycle import is_past_children
 from tinkex_actors.runtime._core.messages import Handler, message_of
 from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart, RestartPolicy
 from tinkex_actors.runtime.exits import Down, ExitReason, NoActor, Normal
@@ -184,7 +185,7 @@ class Actor:
         """Start a child from a spec."""
         cell = self._cell
         if cell.family is None:
-            if cell.context is None:
+            if is_past_children(cell):
                 raise ActorStoppedError(f"{cell.path} has stopped and starts no more children.", actor=cell.path)
             cell.family = Children(cell)
         return await cell.family.start(spec)

@@ -20,6 +20,7 @@ from tinkex_actors.runtime._core.cell import (
     current,
 )
 from tinkex_actors.runtime._core.mailboxes import close_mailbox, reopen
+from tinkex_actors.runtime._core.tasks import HandlerTask
 from tinkex_actors.runtime.events import ActorStarted, ActorStopped
 from tinkex_actors.runtime.exits import Crashed, Down, ExitReason, Killed, NoActor, Normal, Restarted
 
@@ -35,6 +36,7 @@ __all__ = [
     "end_of",
     "halt",
     "interrupt",
+    "is_past_children",
     "notify_restarted",
     "rest",
     "undo",
@@ -178,21 +180,29 @@ async def halt(
     if cell.task is not None:
         await _finish(cell, cell.task, deadline, cell.handling.name if cell.handling is not None else "init")
         cell.task = None
-    rare = cell.rare
-    if rare is not None:
-        for timer in list(rare.timers):
-            timer.cancel()
-        rare.timers.clear()
+    _cancel_timers(cell)
     if not (to_return and cell.kind.policy.children == "keep"):
         await _stop_children(cell)
     if with_hook and cell.kind.has_on_stop and cell.actor is not None and not isinstance(reason, Killed):
         await _run_on_stop(cell, reason, max(deadline, min(system.now() + cell.spec.grace, system.stop_deadline)))
+    rare = cell.rare
     if rare is not None:
         await _end_tasks(cell)
+        _cancel_timers(cell)  # of ``on_stop``, and of the tasks' last steps
         for watched in rare.watching:
             watched.more().monitors.pop(cell, None)
         rare.watching.clear()
     rest(cell)
+
+
+def _cancel_timers(cell: Cell) -> None:
+    for timer in list(cell.rare.timers) if cell.rare is not None else ():
+        timer.cancel()
+
+
+def is_past_children(cell: Cell) -> bool:
+    """Return whether the incarnation's children have been stopped: nobody would stop what it starts now."""
+    return cell.state in (HALTING, SUSPENDED, DEAD) and type(cell.task) is not HandlerTask
 
 
 def rest(cell: Cell) -> None:
@@ -228,21 +238,19 @@ async def _run_on_stop(cell: Cell, reason: ExitReason, deadline: float) -> None:
 
 
 async def _end_tasks(cell: Cell) -> None:
-    """Cancel the linked tasks, all at once, and wait for them."""
-    rare = cell.rare
-    if rare is None or not rare.tasks:
-        return
-    tasks = list(rare.tasks)
-    for task in tasks:
-        task.cancel()
-    system = cell.system
+    """Cancel the linked tasks, all at once, and wait for them and for those that they start meanwhile."""
+    tasks, system = cell.more().tasks, cell.system
     patience = max(CANCEL_PATIENCE_SECONDS, min(cell.spec.grace, system.stop_deadline - system.now()))
     deadline = system.now() + patience
-    for task in tasks:
-        await _until_done(task, deadline - system.now())
-        if not task.done():
-            cell.system.abandon(cell.path, f"task {task.get_name()}", task)
-    rare.tasks.clear()
+    while tasks:
+        asked = list(tasks)
+        for task in asked:
+            task.cancel()
+        for task in asked:
+            await _until_done(task, deadline - system.now())
+            if not task.done():
+                system.abandon(cell.path, f"task {task.get_name()}", task)
+            tasks.pop(task, None)
 
 
 async def _finish(cell: Cell, task: asyncio.Task[Any], deadline: float, what: str) -> None:
@@ -284,7 +292,7 @@ async def wait_for(cell: Cell, coroutine: Coroutine[Any, Any, None]) -> None:
 def interrupt(cell: Cell) -> None:
     """Cancel what the actor's own code or the lifecycle waits for on its behalf."""
     task = cell.task
-    if task is not None and task is not asyncio.current_task():
+    if task is not None and task is not asyncio.current_task(cell.system.loop):
         task.cancel()
 
 
