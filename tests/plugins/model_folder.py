@@ -109,6 +109,10 @@ def write_model(
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens(list(WORDS[:3]))
     tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {"eos_token": {"content": WORDS[2]}, "chat_template": chat_template}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": {"__type": "AddedToken", "content": WORDS[2], "special": True},
+        "chat_template": chat_template,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     return {name: np.asarray(tensor, np.float32) for name, tensor in stored.items()}

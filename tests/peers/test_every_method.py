@@ -1,0 +1,172 @@
+"""Every public method of the official SDK against ``tinkex-actors serve``, and our client's equal results beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.plugins.model_folder import model_config, write_model
+from tinkex_actors import AdamParams, Config, Datum, ModelInput, SamplingParams, ServiceClient, TensorData
+
+pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
+
+STORY = Path(__file__).with_name("every_method_story.py")
+BASE = "pocket"
+
+# `create` is the SDK's own way to make one, `holder` is no method, and the sampler's tokenizer is fetched from the
+# network by the model's name.
+NOT_CALLED = ["SamplingClient.create", "SamplingClient.get_tokenizer", "ServiceClient.holder"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of a small model folder, in a process of its own, with tokens for keys and the session's poller."""
+    folder = tmp_path_factory.mktemp("models") / BASE
+    write_model(folder, model_config("Qwen3ForCausalLM", model_type="qwen3"))
+    command = [sys.executable, "-m", "tinkex_actors", "serve", "--model", str(folder), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--quirk", "session-polls", "--quirk", "wants-jwt"],
+        env={**os.environ, "TINKEX_ENGINE_STORE": str(tmp_path_factory.mktemp("store"))},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            found = re.search(r"http://127\.0\.0\.1:\d+", line)
+            assert found, line
+            yield found[0]
+        finally:
+            process.terminate()
+            process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+@pytest.fixture(scope="module")
+def story(server: str) -> dict[str, Any]:
+    """What the SDK saw."""
+    environment = {**os.environ, "TINKER_API_KEY": "tml-local", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, str(STORY), server, BASE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_every_public_method_was_called(story: dict[str, Any]) -> None:
+    assert story["not called"] == NOT_CALLED
+    # These need torch on the client's side, which this suite has not.
+    assert story["without torch"] == ["forward_backward_custom", "forward_backward_custom_async", "create_custom_loss"]
+
+
+def test_training_is_computed_saved_and_restored(story: dict[str, Any]) -> None:
+    first, *_, last = story["losses"]
+    assert story["losses"][:4] == [first] * 4
+    assert last < 0.6 * first
+    assert story["loaded"] == last
+    assert story["restored"] == [last] * 4
+    assert story["info"] == ["qwen3", BASE, 4, True]
+    assert story["tokens"] == [3, 4]
+    assert story["paths"] == {
+        "a": "weights/a",
+        "b": "weights/b",
+        "s": "sampler_weights/s",
+        "t": "sampler_weights/t",
+        "x": "external_weights/x",
+        "y": "external_weights/y",
+    }
+
+
+def test_samples_come_from_the_weights_they_were_asked_from(story: dict[str, Any]) -> None:
+    answers = dict(story["sampled"])
+    untrained = answers.pop("service twin")
+    assert len({tuple(tokens) for tokens in answers.values()}) == 1
+    assert untrained != answers["snapshot"]
+    scored = story["scored"]
+    assert story["logprobs"] == scored["prompt"]
+    assert scored["targets"] == scored["prompt"][1:]
+    assert [row[0][0] for row in scored["sampled topk"]] == answers["by path"]
+    assert scored["alternatives"] == [[row[0][0]] * 2 for row in scored["topk"][1:]]
+
+
+def test_listings_and_administration_are_answered(story: dict[str, Any]) -> None:
+    assert story["capabilities"] == [BASE]
+    assert story["weights"] == [4, True, True, True]
+    assert story["checkpoints"] == sorted(story["paths"].values())
+    assert story["external"] == ["adapter_config.json", "adapter_model.safetensors"]
+    assert story["session"] == ["Every method of it", 6]
+    assert story["runs"] == story["project"] == 6
+    assert all(story[name] for name in ("console", "sessions", "trace", "sampler"))
+    assert story["search"] == [True]
+    assert story["whoami"] == "local"
+    assert story["copies"] == 3
+
+
+async def test_our_client_gets_equal_results(server: str, story: dict[str, Any]) -> None:
+    data = [
+        Datum(
+            model_input=ModelInput.from_ints([3, 4, 5, 6]),
+            loss_fn_inputs={"target_tokens": [4, 5, 6, 7], "weights": [1.0] * 4},
+        )
+    ]
+    prompt = ModelInput.from_ints([3, 4, 5])
+    params = SamplingParams(max_tokens=3, temperature=0.0, seed=1)
+    config = Config.from_environment(base_url=server, api_key="tml-local")
+    async with ServiceClient(config=config) as service:
+        training = await service.create_lora_training_client(BASE, rank=4, seed=1)
+        losses = [(await training.forward(data, "cross_entropy")).metrics["loss:sum"] for _ in range(2)]
+        losses += [(await training.forward_backward(data, "cross_entropy")).metrics["loss:sum"] for _ in range(2)]
+        for _ in range(2):
+            await training.optim_step(AdamParams(learning_rate=1e-2))
+        losses.append((await training.forward(data, "cross_entropy")).metrics["loss:sum"])
+        assert losses == story["losses"]
+        saved = await training.save_state("a", ttl_seconds=7200, user_metadata={"k": "v"})
+        restored = await service.create_training_client_from_state_with_optimizer(saved.path)
+        assert (await restored.forward(data, "cross_entropy")).metrics["loss:sum"] == story["restored"][0]
+        named = await training.save_weights_for_sampler("s")
+        sampler = await training.create_sampling_client(named.path)
+        answer = await sampler.sample(
+            prompt,
+            1,
+            params,
+            include_prompt_logprobs=True,
+            topk_prompt_logprobs=2,
+            topk_sample_logprobs=2,
+            target_prompt_logprobs=TensorData([[4], [5]], "int64"),
+            prompt_alt_tokens_k=2,
+        )
+        assert answer.sequences[0].tokens == story["sampled"]["by path"]
+        assert answer.target_prompt_logprobs is not None
+        assert answer.prompt_alt_tokens is not None
+        assert {
+            "prompt": answer.prompt_logprobs,
+            "topk": as_lists(answer.topk_prompt_logprobs),
+            "sampled topk": as_lists(answer.sequences[0].topk_logprobs),
+            "targets": np.asarray(answer.target_prompt_logprobs.to_numpy()).reshape(-1).tolist(),
+            "alternatives": np.asarray(answer.prompt_alt_tokens.tokens.to_numpy()).tolist(),
+        } == story["scored"]
+        assert await sampler.compute_logprobs(prompt) == story["logprobs"]
+        rest = service.create_rest_client()
+        weights = await rest.get_weights_info_by_tinker_path(saved.path)
+        assert [weights.lora_rank, weights.is_lora, weights.train_mlp, weights.train_attn] == story["weights"]
+        listed = await rest.list_checkpoints(training.model_id)
+        assert sorted(entry.checkpoint_id for entry in listed.checkpoints) == ["sampler_weights/s", "weights/a"]
+
+
+def as_lists(rows: Any) -> list[Any]:
+    return [None if row is None else [list(pair) for pair in row] for row in rows]
