@@ -145,7 +145,7 @@ def test_an_echoed_key_is_cut_out_of_message_and_body() -> None:
 
 
 @pytest.mark.parametrize("value", ["Wed, 21 Oct 2026 07:28:00 GMT", "nan", "-1", "soon"])
-def test_a_retry_hint_that_is_no_number_of_seconds_is_left_out(value: str) -> None:
+def test_a_retry_hint_that_cannot_be_told_in_seconds_is_left_out(value: str) -> None:
     assert classify(Response(429, {"retry-after": value}), "x").retry_after is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import UTC
 from typing import Any, Final
 
 import msgspec
@@ -52,8 +53,8 @@ def classify(response: Response, what: str, *, request_id: str | None = None) ->
 
     Returns:
         The leaf for the status, with ``retry_after`` in seconds where the server gave a number (``retry-after-ms``
-        first, then ``retry-after``; an HTTP date needs a clock and is left out), and ``should_retry`` as the header
-        ``x-should-retry`` says.
+        first, then ``retry-after``, whose date is compared with the header ``date``), and ``should_retry`` as the
+        header ``x-should-retry`` says.
     """
     text = _CREDENTIALS.sub("[redacted]", response.body[:_MAX_BODY_BYTES].decode("utf-8", "replace")).strip()
     body = _parsed(text)
@@ -124,6 +125,7 @@ def _category(body: Any) -> str:
 
 
 def _retry_after(headers: dict[str, str]) -> float | None:
+    """Seconds asked for, in whatever form; a date is meant by the server's own clock, which ``date`` tells."""
     for name, scale in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * scale
@@ -131,4 +133,18 @@ def _retry_after(headers: dict[str, str]) -> float | None:
             continue
         if math.isfinite(seconds) and seconds >= 0:
             return seconds
-    return None
+    until, now = _instant(headers.get("retry-after", "")), _instant(headers.get("date", ""))
+    return None if until is None or now is None else max(0.0, until - now)
+
+
+def _instant(text: str) -> float | None:
+    if not text:
+        return None
+    from email.utils import parsedate_to_datetime
+
+    try:
+        found = parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
+    # RFC 9110: without a zone it is GMT.
+    return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).timestamp()
