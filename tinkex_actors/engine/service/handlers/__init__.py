@@ -2,8 +2,10 @@
 
 ::
 
-    front      configuration, health, telemetry          sessions   sessions, and looking for them
-    polls      results of promises                       training   models and their steps
-    sampling   sampling sessions and samples             saving     checkpoints and snapshots
-    archive    training runs and checkpoints             account    what a local engine has no account for
+    front         configuration, health, telemetry      sessions    sessions, and looking for them
+    polls         results of promises                   training    models and their steps
+    sampling      sampling sessions and samples         saving      checkpoints, snapshots and exports
+    archive       listings of runs and checkpoints      checkpoints changing, copying and downloading them
+    account       what a local engine has no account for
+    paging        which part of a listing was asked for
 """
