@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from tinkex_actors.config import without_credentials
 from tinkex_actors.errors import APIConnectionError, APIResponseValidationError, APITimeoutError
+from tinkex_actors.redaction import redact
 
 if TYPE_CHECKING:
     import ssl
@@ -130,7 +131,7 @@ class Words:
 
     def broken(self, request: Request, error: BaseException) -> APIConnectionError:
         """The connection failed."""
-        words = without_credentials(f"{type(error).__name__}: {error}").rstrip(".")
+        words = redact(f"{type(error).__name__}: {error}").rstrip(".")
         return APIConnectionError(f"{self.where(request)}: {words}. Check the base URL and that the server is up.")
 
     def too_large(self, request: Request, size: int | None) -> APIResponseValidationError:

@@ -10,6 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from tinkex_actors.errors import APIConnectionError, APIError, APIStatusError, status_error
+from tinkex_actors.redaction import redact, redact_value
 from tinkex_actors.wire.exchange import Response
 
 __all__ = ["classify", "proxy_rejection"]
@@ -19,8 +20,6 @@ _MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_DETAIL_CHARACTERS: Final = 500
 _MAX_DETAIL_DEPTH: Final = 4
 _TAGS: Final = re.compile(r"<[^>]{0,1000}>")
-# Servers and proxies like to repeat what they were sent.
-_CREDENTIALS: Final = re.compile(r"\b(?:tml-|eyJ)[A-Za-z0-9_.\-]+")
 _SHOULD_RETRY: Final = {"true": True, "false": False}
 _CATEGORIES: Final = ("user", "server", "unknown")
 
@@ -44,7 +43,7 @@ def classify(response: Response, what: str, *, request_id: str | None = None) ->
     """Return the error for a response whose status is not 2xx.
 
     Understood bodies: ``{"detail": text | list | object}``, ``{"error": text | {"message"}, "category"}``,
-    ``{"message"}``, and plain text or HTML. Anything that looks like a credential is cut out of message and body.
+    ``{"message"}``, and plain text or HTML. Credentials, by shape or known to be some, are cut out of message and body.
 
     Args:
         response: the failed answer.
@@ -56,9 +55,9 @@ def classify(response: Response, what: str, *, request_id: str | None = None) ->
         first, then ``retry-after``, whose date is compared with the header ``date``), and ``should_retry`` as the
         header ``x-should-retry`` says.
     """
-    text = _CREDENTIALS.sub("[redacted]", response.body[:_MAX_BODY_BYTES].decode("utf-8", "replace")).strip()
-    body = _parsed(text)
-    detail = _detail(body) or "no detail given"
+    # Servers and proxies like to repeat what they were sent.
+    body = redact_value(_parsed(response.body[:_MAX_BODY_BYTES].decode("utf-8", "replace").strip()))
+    detail = redact(_detail(body)) or "no detail given"
     status = response.status
     remedy = _REMEDIES.get(status) or (
         "The server's fault: try again, then look at its log." if status >= 500 else "Check base_url and the request."
