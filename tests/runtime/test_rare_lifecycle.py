@@ -443,20 +443,22 @@ def test_a_partition_supervisor_needs_a_partition() -> None:
 
 @virtual_time()
 async def test_the_result_of_a_task_whose_future_was_cancelled_is_dropped() -> None:
-    async def stubborn() -> str:
-        try:
-            await asyncio.sleep(10.0)
-        except asyncio.CancelledError:
-            return "too late"
-        return "never"
-
+    """It is cancelled in the very turn in which the task ends."""
     async with ActorSystem() as system:
         tasks = await system.spawn(TaskSupervisor)
-        outcome = await tasks.call.start_task(stubborn)
+        gate: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+        async def wait() -> str:
+            return await gate
+
+        outcome = await tasks.call.start_task(wait)
         await settle()
+        gate.set_result("too late")
         outcome.cancel()
         await settle()
+        assert outcome.cancelled()
         assert await tasks.call.running() == 0
+        assert len(asyncio.all_tasks()) == 1
 
 
 @virtual_time()
@@ -472,6 +474,43 @@ async def test_a_fail_fast_actor_without_a_mailbox_refuses_what_comes_while_it_i
         await settle()
         ref.cast.put(1)
         assert len(system.dead_letters) == 1
+
+
+@virtual_time()
+async def test_a_forgetful_actor_without_a_mailbox_has_nothing_to_forget() -> None:
+    class Forgetful(Recorder):
+        restart_policy = RestartPolicy(casts="drop")
+
+    async with ActorSystem() as system:
+        ref = await system.spawn(Forgetful)
+        ref.kill()
+        await settle()
+        assert (ref.statistics().incarnation, len(system.dead_letters)) == (1, 0)
+        assert await ref.call.seen() == []
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all"])
+@virtual_time()
+async def test_a_busy_actor_over_its_limit_ends_with_its_supervisor(strategy: Any) -> None:
+    """It has a linked task to wait for, and one that has nothing ends in the turn of its crash."""
+
+    class Busy(Recorder):
+        @handler
+        def begin(self) -> None:
+            self.task(self.sleep(100.0))
+
+    for busy in (True, False):
+        async with ActorSystem() as system:
+            options: dict[str, Any] = {"strategy": strategy, "max_restarts": 0, "restart": "temporary"}
+            top = await system.spawn(Supervisor, [ChildSpec(Busy, name="a")], **options)
+            a = top.child("a")
+            if busy:
+                await a.call.begin()
+            a.cast.crash()
+            reason = await top.stopped
+            assert isinstance(reason, Shutdown)
+            assert isinstance(reason.why, RestartsExhaustedError)
+            assert not a.alive
 
 
 @virtual_time()

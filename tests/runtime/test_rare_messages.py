@@ -69,6 +69,24 @@ async def test_a_sender_that_waits_for_def_handlers_is_let_in_behind_what_was_qu
 
 
 @virtual_time()
+async def test_a_lone_async_message_lets_waiting_senders_in_and_goes_on_with_what_it_sent_itself() -> None:
+    class Echo(Sleeper):
+        @handler
+        async def echo(self, item: int) -> None:
+            if item:
+                self.ref.cast.echo(item - 1)
+            self.journal.append(item)
+
+    journal: list[int] = []
+    async with ActorSystem() as system:
+        ref = await system.spawn(Echo, journal, mailbox=Mailbox(1))
+        ref.cast.echo(0)
+        await ref.send.echo(2)
+        await settle()
+        assert journal == [0, 2, 1, 0]
+
+
+@virtual_time()
 async def test_a_linked_task_of_an_idle_actor_may_continue_it() -> None:
     class Continues(Recorder):
         @handler
@@ -388,6 +406,12 @@ def test_a_stack_seen_before_its_message_is_known_names_nobody() -> None:
     with pytest.raises(LookupError):
         Cell.drain(Looking(), 1)  # type: ignore[arg-type]
     assert found == [(None, None)]
+
+
+async def test_nobody_has_a_share_of_a_processor_that_waits() -> None:
+    async with ActorSystem() as system:
+        await system.spawn(Recorder)
+        assert [row.share for row in (await system.top(0.1)).rows] == [0.0]
 
 
 async def test_a_held_loop_is_logged_without_subscribers_too() -> None:
