@@ -1,4 +1,5 @@
-"""CPU time of this process per sample and per training step, against bare aiohttp + msgspec doing the same requests.
+"""CPU time of this process per sample, per training step and per request of the transport alone, against bare aiohttp
+(with msgspec for the first two) doing the same requests.
 
 Both sides talk to the same server process, which answers at once; both decode the results. A sample is two requests.
 A step is four: a ``forward_backward`` of 64 x 1024 tokens, an ``optim_step``, and the result of each.
@@ -23,7 +24,18 @@ import numpy as np
 
 from tests.bench.instant_server import LENGTH, ROWS
 from tests.bench.report import Row, main
-from tinkex_actors import AdamParams, Datum, ModelInput, SamplingClient, SamplingParams, ServiceClient, TrainingClient
+from tinkex_actors import (
+    AdamParams,
+    Config,
+    Datum,
+    ModelInput,
+    SamplingClient,
+    SamplingParams,
+    ServiceClient,
+    TrainingClient,
+)
+from tinkex_actors.config import SDK_VERSION
+from tinkex_actors.transport.http import HttpTransport
 from tinkex_actors.types import (
     ForwardBackwardInput,
     ForwardBackwardRequest,
@@ -31,7 +43,7 @@ from tinkex_actors.types import (
     SampleRequest,
     UntypedAPIFuture,
 )
-from tinkex_actors.wire.client import decode_poll, encode_request
+from tinkex_actors.wire.client import base_headers, decode_poll, encode_request, poll_request
 from tinkex_actors.wire.dialect import HOSTED
 from tinkex_actors.wire.exchange import Response
 from tinkex_actors.wire.routes import ROUTES
@@ -156,11 +168,50 @@ async def our_steps(training: TrainingClient, batch: list[Datum], count: int) ->
     return await cpu_per_item(count, run)
 
 
+async def our_requests(url: str, count: int) -> float:
+    """The transport alone: the headers and the clock of a real poll, the body not decoded."""
+    transport = HttpTransport(url, config=Config())
+    base = base_headers("tml-bench", SDK_VERSION)
+
+    async def lane(share: int) -> None:
+        for _ in range(share):
+            request = poll_request("asample-1", ROUTES["asample"], HOSTED, iteration=0, allow_metadata_only=True)
+            request.headers = base | request.headers
+            await transport.send(request)
+
+    async def run(total: int) -> None:
+        await asyncio.gather(*(lane(total // CONCURRENT) for _ in range(CONCURRENT)))
+
+    await run(CONCURRENT)
+    spent = await cpu_per_item(count, run)
+    await transport.close()
+    return spent
+
+
+async def bare_requests(url: str, count: int) -> float:
+    """Plain aiohttp: the same request, made by the same codec."""
+    base = base_headers("tml-bench", SDK_VERSION)
+    async with aiohttp.ClientSession() as session:
+
+        async def lane(share: int) -> None:
+            for _ in range(share):
+                asked = poll_request("asample-1", ROUTES["asample"], HOSTED, iteration=0, allow_metadata_only=True)
+                headers = base | asked.headers
+                async with session.post(url + asked.path, data=asked.body, headers=headers) as answer:
+                    Response(answer.status, {"content-type": answer.headers["Content-Type"]}, await answer.read())
+
+        async def run(total: int) -> None:
+            await asyncio.gather(*(lane(total // CONCURRENT) for _ in range(CONCURRENT)))
+
+        await run(CONCURRENT)
+        return await cpu_per_item(count, run)
+
+
 async def measure(url: str, quick: bool) -> list[Row]:
     """Return the table: medians over rounds, ours and the baseline in turn."""
     rounds, samples, steps = (2, 400, 5) if quick else (7, 2000, 20)
     batch = a_batch()
-    pairs: dict[str, list[tuple[float, float]]] = {"sample": [], "step of 64 x 1024": []}
+    pairs: dict[str, list[tuple[float, float]]] = {"sample": [], "step of 64 x 1024": [], "request": []}
     async with ServiceClient(base_url=url) as service:
         sampler = await service.create_sampling_client(base_model="m")
         training = await service.create_lora_training_client("m")
@@ -169,13 +220,14 @@ async def measure(url: str, quick: bool) -> list[Row]:
             pairs["step of 64 x 1024"].append(
                 (await our_steps(training, batch, steps), await bare_steps(url, batch, steps))
             )
+            pairs["request"].append((await our_requests(url, samples), await bare_requests(url, samples)))
     return [
         Row(
             measure=f"CPU per {name}",
             ours=statistics.median(ours for ours, _ in found) * 1e6,
             baseline=statistics.median(bare for _, bare in found) * 1e6,
             unit="us",
-            against="aiohttp + msgspec",
+            against="aiohttp" if name == "request" else "aiohttp + msgspec",
             ratio=statistics.median(ours / bare for ours, bare in found),
         )
         for name, found in pairs.items()
