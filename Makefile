@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DOCS_STAMP := $(VENV)/.docs-installed
 
-.PHONY: help setup demo test test-fast check fmt bench soak docs generate clean
+.PHONY: help setup demo test test-fast check coverage fmt bench soak docs generate clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -32,12 +32,19 @@ test: setup ## the whole test suite
 test-fast: setup ## the tests that take no compilation and no second process
 	@$(PY) -m pytest -q -m "not slow and not smollm and not peer"
 
-check: setup ## format, lint, types, layers, sizes, generated files
+check: setup ## format, lint, types, layers, sizes, generated files, coverage of the runtime
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m pytest -q tests/contracts -m "not slow"
+	@$(MAKE) --no-print-directory coverage
+
+coverage: setup ## every branch of the runtime, under its own tests
+	@$(PY) -m coverage erase
+	@TINKEX_TEST_SEEDS=20 $(PY) -m coverage run -m pytest -q tests/runtime tests/testing tests/logs
+	@$(PY) -m coverage combine -q
+	@$(PY) -m coverage report
 
 fmt: setup ## format the code and fix what can be fixed
 	@$(VENV)/bin/ruff check --fix -q . ; $(VENV)/bin/ruff format .
@@ -49,6 +56,7 @@ soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=3600 tests/runtime
 	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors
 	@TINKEX_TEST_SEEDS=100000 $(PY) -m pytest -q --timeout=3600 tests/wire/test_fuzz.py
+	@TINKEX_TEST_SEEDS=10000 $(PY) -m pytest -q --timeout=3600 tests/transport/test_faults.py
 
 $(DOCS_STAMP): $(STAMP)
 	@if command -v uv >/dev/null 2>&1; then \
@@ -61,10 +69,11 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
-generate: setup ## regenerate the protobuf module from its .proto, and the page of types
+generate: setup ## regenerate the protobuf module from its .proto, the page of types, and the measured compatibility table
 	@$(PY) -m tinkex_actors.wire._proto.generate
 	@$(PY) docs/types_page.py
 	@$(PY) docs/endpoints_page.py
+	@WRITE_PAGES=1 $(PY) -m pytest -q tests/clients/test_compatibility_page.py
 
 clean: ## remove what the commands above made
-	@rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) site dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
