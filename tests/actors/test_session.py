@@ -161,6 +161,9 @@ async def test_a_session_tells_when_it_degrades_is_lost_and_recovers() -> None:
 
     assert events[4:] == [SessionFinished("sess", "success", told=True)]
     assert beats(server) == 15, "one every ten seconds, whatever the answers"
+    reports = b"".join(request.body for request in server.requests if "telemetry" in request.path)
+    assert b"tinkex.session.degraded" in reports
+    assert b"tinkex.session.lost" in reports
 
 
 @virtual_time()

@@ -5,13 +5,17 @@ from __future__ import annotations
 import importlib
 import re
 import types
+from pathlib import Path
 
 import pytest
+
+SOURCES = Path(__file__).resolve().parents[2] / "tinkex_actors"
 
 PUBLIC_PACKAGES = [
     "tinkex_actors",
     "tinkex_actors.config",
     "tinkex_actors.errors",
+    "tinkex_actors.events",
     "tinkex_actors.runtime",
     "tinkex_actors.testing",
     "tinkex_actors.transport",
@@ -113,3 +117,11 @@ def test_the_runtime_has_the_documented_names() -> None:
     from tinkex_actors import runtime
 
     assert RUNTIME_NAMES - set(runtime.__all__) == set()
+
+
+def test_every_event_of_the_clients_can_be_subscribed_to_by_its_public_name() -> None:
+    events = importlib.import_module("tinkex_actors.events")
+    tagged = re.compile(r"^class (\w+)\(msgspec\.Struct, frozen=True, tag=\"", re.MULTILINE)
+    found = {name for path in SOURCES.rglob("actors/**/*.py") for name in tagged.findall(path.read_text("utf-8"))}
+
+    assert found == set(events.__all__)

@@ -190,9 +190,12 @@ class Session(Actor):
         publish = self.system.events.publish
         match change.after:
             case "degraded":
-                publish(events.SessionDegraded(session_id, self._desk.pulse.last_failure))
+                status = self._desk.pulse.last_failure
+                publish(events.SessionDegraded(session_id, status))
+                self._telemetry.note("tinkex.session.degraded", {"status": status}, "WARNING")
             case "lost":
                 publish(events.SessionLost(session_id, change.silence))
+                self._telemetry.note("tinkex.session.lost", {"silence_seconds": change.silence}, "WARNING")
             case "alive":
                 _log.info("session.recovered", session_id=session_id, seconds=round(change.silence))
                 publish(events.SessionRecovered(session_id, change.silence))
