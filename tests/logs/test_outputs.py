@@ -112,6 +112,16 @@ def test_neither_the_root_logger_nor_structlog_is_configured() -> None:
     assert len(BRANCH.handlers) == 1
 
 
+def test_a_branch_that_does_not_propagate_is_written_though_the_root_logger_listens(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BRANCH, "propagate", False)
+    set_log_levels({"http": "error"})
+    say_everything("http")
+    assert caplog.records == []
+    assert "http.error" in capsys.readouterr().err
+
+
 LISTENING = {
     "nobody": "",
     "the root logger": "logging.basicConfig(level=logging.DEBUG, format='ROOT %(message)s')",

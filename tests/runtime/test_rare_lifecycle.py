@@ -513,6 +513,39 @@ async def test_a_busy_actor_over_its_limit_ends_with_its_supervisor(strategy: An
             assert not a.alive
 
 
+class Frail(Actor):
+    """Without hooks; fails to begin as often as told."""
+
+    def __init__(self, failures: list[int]) -> None:
+        if failures:
+            failures.pop()
+            raise OSError("planted in __init__")
+
+    @handler
+    def crash(self) -> None:
+        raise ZeroDivisionError("planted")
+
+    @handler
+    def ping(self) -> str:
+        return "up"
+
+
+@pytest.mark.parametrize(("fails", "comes_back"), [(1, True), (2, True), (3, False)])
+@virtual_time()
+async def test_a_failing_constructor_on_restart_counts_as_a_crash(fails: int, comes_back: bool) -> None:
+    failures: list[int] = []
+    async with ActorSystem() as system:
+        top = await system.spawn(Supervisor, [ChildSpec(Frail, (failures,), name="a")], restart="temporary")
+        ref = top.child("a")
+        failures += [1] * fails
+        ref.cast.crash()
+        await asyncio.sleep(1.0)
+        assert ref.alive == top.alive == comes_back
+        if comes_back:
+            assert await ref.call.ping() == "up"
+            assert ref.statistics().incarnation == 1 + fails
+
+
 @virtual_time()
 async def test_draining_a_busy_actor_that_never_had_a_mailbox() -> None:
     async with ActorSystem() as system:

@@ -154,6 +154,33 @@ def test_a_call_may_be_driven_by_hand_where_no_task_runs(cls: type[Any], ending:
     assert seen == [{Recorder: [], Host: "end"}[cls] if ending == "result" else "planted"]
 
 
+class Shapes(Actor):
+    @handler
+    def none(self) -> tuple[Any, ...]:
+        return ()
+
+    @handler
+    def one(self, first: int) -> tuple[Any, ...]:
+        return (first,)
+
+    @handler
+    def two(self, first: int, second: int) -> tuple[Any, ...]:
+        return (first, second)
+
+    @handler
+    def named(self, first: int, *, second: int) -> tuple[Any, ...]:
+        return (first, second)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "seen"),
+    [("none", (), ()), ("one", (1,), (1,)), ("two", (1, 2), (1, 2)), ("named", (1, {"second": 2}), (1, 2))],
+)
+def test_a_handler_runs_messages_of_every_shape(name: str, arguments: tuple[Any, ...], seen: tuple[Any, ...]) -> None:
+    declared = vars(Shapes)[name]
+    assert declared.run(Shapes(), (declared, *arguments)) == seen
+
+
 # --- deadlines -------------------------------------------------------------------------------------------------------
 @virtual_time()
 async def test_deadlines_pass_over_calls_answered_behind_one_that_waits() -> None:

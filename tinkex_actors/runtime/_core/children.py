@@ -253,8 +253,7 @@ class Children:
         try:
             while self._pending and not self.closing:
                 if self._starting:  # as in OTP, first whoever is being started comes to an end with that
-                    if self._settled is None:
-                        self._settled = self.owner.system.loop.create_future()
+                    self._settled = self.owner.system.loop.create_future()
                     await self._settled
                     continue
                 failed, self._pending = self._pending, {}
