@@ -33,7 +33,7 @@ from tinkex_actors.errors import ClosedError, InputError, NonFiniteLossError
 # They compile, which takes seconds until the cache is warm.
 pytestmark = pytest.mark.slow
 
-LOSS_NAMES = ["cross_entropy", "importance_sampling", "ppo"]
+LOSS_NAMES = ["cross_entropy", "importance_sampling", "ppo", "cispo", "dro", "gspo"]
 
 
 def rl_example(length: int, seed: int) -> Example:
@@ -47,6 +47,7 @@ def rl_example(length: int, seed: int) -> Example:
             **base.inputs,
             "logprobs": (own + rng.uniform(-0.5, 0.5, length)).astype(np.float32),
             "advantages": rng.standard_normal(length).astype(np.float32),
+            "sequence_ratio_mask": (np.arange(length) >= 2).astype(np.float32),
         },
     )
 
@@ -57,16 +58,27 @@ def logprobs_of(example: Example, held: Adapter | None, params: Floats | None = 
 
 
 def reference_loss(name: str, example: Example, held: Adapter, params: Floats | None = None) -> float:
-    """Protocol 6.11, written down once more."""
+    """Protocol 6.11, written down once more; what passes no gradient is taken at the adapter's own parameters."""
     lp = logprobs_of(example, held, params)
     inputs: Mapping[str, Any] = example.inputs
     if name == "cross_entropy":
         return float(-(lp * inputs["weights"]).sum())
-    ratio = np.exp(lp - inputs["logprobs"])
+    advantages = inputs["advantages"]
+    distance = lp - inputs["logprobs"]
+    if name == "dro":
+        return float(-(lp * advantages - 0.5 * 0.05 * distance**2).sum())
+    ratio = np.exp(distance)
     if name == "importance_sampling":
-        return float(-(ratio * inputs["advantages"]).sum())
+        return float(-(ratio * advantages).sum())
+    if name == "cispo":
+        fixed = np.exp(logprobs_of(example, held) - inputs["logprobs"])
+        return float(-(np.clip(fixed, 0.0, 4.0) * lp * advantages).sum())
+    if name == "gspo":
+        own = logprobs_of(example, held)
+        mean = np.average(own - inputs["logprobs"], weights=inputs["sequence_ratio_mask"])
+        ratio = np.exp(mean) * np.exp(lp - own)
     clipped = np.clip(ratio, 0.8, 1.2)
-    return float(-np.minimum(ratio * inputs["advantages"], clipped * inputs["advantages"]).sum())
+    return float(-np.minimum(ratio * advantages, clipped * advantages).sum())
 
 
 @pytest.mark.parametrize("name", LOSS_NAMES)
@@ -172,12 +184,44 @@ def test_ppo_thresholds_come_from_the_config_or_from_the_datum() -> None:
     assert narrow != pytest.approx(plain, rel=1e-3)
 
 
+@pytest.mark.parametrize("name", LOSS_NAMES)
+def test_padding_changes_no_loss(name: str) -> None:
+    examples = [rl_example(9, 1), rl_example(30, 2)]
+    together = forward_backward(tiny(), adapter(), examples, name)
+    alone = [forward_backward(tiny(), adapter(), [one], name) for one in examples]
+    assert together.loss_sum == pytest.approx(sum(one.loss_sum for one in alone), rel=1e-4)
+    gradient = np.asarray(alone[0].adapter.gradient) + np.asarray(alone[1].adapter.gradient)
+    np.testing.assert_allclose(together.adapter.gradient, gradient, atol=2e-4 * np.abs(gradient).max())
+
+
+def test_dro_pulls_as_hard_as_beta_says() -> None:
+    example, held = rl_example(12, 7), adapter(scale=0.0)
+    free, plain, hard = (
+        forward_backward(tiny(), held, [example], "dro", {"beta": beta}, backward=False).loss_sum
+        for beta in (0.0, 0.05, 0.5)
+    )
+    assert plain - free > 0
+    assert hard - free == pytest.approx(10 * (plain - free), rel=1e-3)
+
+
+def test_gspo_without_a_counted_token_has_ratio_one() -> None:
+    example = rl_example(8, 3)
+    unmasked = {**example.inputs, "sequence_ratio_mask": np.zeros(8, np.float32)}
+    result = forward_backward(tiny(), adapter(), [Example(example.tokens, unmasked)], "gspo")
+    assert result.loss_sum == pytest.approx(-float(example.inputs["advantages"].sum()), rel=1e-5)
+    assert np.isfinite(np.asarray(result.adapter.gradient)).all()
+
+
 def test_a_zero_advantage_hides_an_overflowing_ratio() -> None:
     example = rl_example(6, 1)
     advantages = np.array([0, 0, 1, 1, 1, 1], np.float32)
     placeholders = np.array([-99999, -99999, -6, -6, -6, -6], np.float32)
-    hidden = Example(example.tokens, {**example.inputs, "advantages": advantages, "logprobs": placeholders})
-    for name in ("importance_sampling", "ppo"):
+    mask = (advantages != 0).astype(np.float32)
+    hidden = Example(
+        example.tokens,
+        {**example.inputs, "advantages": advantages, "logprobs": placeholders, "sequence_ratio_mask": mask},
+    )
+    for name in ("importance_sampling", "ppo", "cispo", "gspo"):
         result = forward_backward(tiny(), adapter(), [hidden], name)
         assert np.isfinite(result.loss_sum)
         assert np.isfinite(np.asarray(result.adapter.gradient)).all()
@@ -240,10 +284,16 @@ TARGETS = GOOD.inputs["target_tokens"]
     ("examples", "loss", "config", "says"),
     [
         ([], "cross_entropy", {}, "no data"),
-        ([GOOD], "mse", {}, "loss_fn 'mse' is not supported.*cross_entropy, importance_sampling, ppo"),
+        (
+            [GOOD],
+            "mse",
+            {},
+            "loss_fn 'mse' is not supported.*cispo, cross_entropy, dro, gspo, importance_sampling, ppo",
+        ),
         ([GOOD], "cross_entropy", {"beta": 1.0}, "unknown key 'beta'"),
         ([GOOD], "ppo", {"clip_low_threshold": "low"}, "expected a finite number, got 'low'"),
         ([GOOD], "ppo", {"clip_low_threshold": 2.0}, "2.0 is above clip_high_threshold 1.2"),
+        ([GOOD], "dro", {"beta": -1.0}, "expected 0 or more, got -1.0"),
         ([GOOD], "ppo", {}, r"datum 0: loss_fn_inputs\['logprobs'\] is missing"),
         ([GOOD, Example(GOOD.tokens)], "cross_entropy", {}, r"datum 1: loss_fn_inputs\['target_tokens'\] is missing"),
         (

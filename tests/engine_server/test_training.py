@@ -179,7 +179,7 @@ async def test_a_large_result_is_announced_before_it_is_sent(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"loss_fn": "gspo"}, "'gspo' is not supported.*cross_entropy"),
+        ({"loss_fn": "mse"}, "'mse' is not supported.*cross_entropy"),
         ({"data": []}, "data"),
         ({"data": batch(600)}, "datum 0"),
         ({"data": batch(10, 4096, 1)}, "datum 0"),

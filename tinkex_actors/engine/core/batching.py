@@ -205,7 +205,11 @@ def pack(examples: Sequence[Example], settings: Mapping[str, float], shared: int
     return Microbatch(jnp.asarray(tokens), jnp.asarray(targets), Signals(**arrays))
 
 
-_SIGNAL_INPUTS = {"clip_low": "clip_low_threshold", "clip_high": "clip_high_threshold"}
+_SIGNAL_INPUTS = {
+    "clip_low": "clip_low_threshold",
+    "clip_high": "clip_high_threshold",
+    "ratio_mask": "sequence_ratio_mask",
+}
 
 
 def _signal(

@@ -1,11 +1,19 @@
 """The losses: functions of the target tokens' logprobs alone.
 
-With ``lp`` the trainer's logprob of a target token, ``q`` the sampler's, ``A`` the advantage and ``r = exp(lp - q)``
-(protocol 6.11)::
+With ``lp`` the trainer's logprob of a target token, ``q`` the sampler's, ``A`` the advantage, ``r = exp(lp - q)`` and
+``sg`` the identity that passes no gradient (protocol 6.11)::
 
     cross_entropy         sum(-lp * weights)
     importance_sampling   -sum(r * A)
     ppo                   -sum(min(r * A, clip(r, low, high) * A))
+    cispo                 -sum(sg(clip(r, low, high)) * lp * A)
+    dro                   -sum(lp * A - beta / 2 * (lp - q)^2)
+    gspo                  ppo with r replaced by s = sg(exp(mean(lp - q))) * exp(lp - sg(lp)),
+                          the mean over the sequence's tokens of sequence_ratio_mask
+
+``importance_sampling`` to ``gspo`` read arrays of a policy's samples: ppo is Schulman et al. 2017
+(arXiv:1707.06347), cispo MiniMax 2025 (arXiv:2506.13585), dro Richemond et al. 2024 (arXiv:2405.19107), gspo Zheng et
+al. 2025 (arXiv:2507.18071, its token form). ``custom`` losses are not here: they are data (``custom_losses``).
 
 All of them are branches of one traced switch, so a batch shape is compiled once, whatever its loss.
 """
@@ -34,6 +42,8 @@ class Signals(NamedTuple):
     advantages: jax.Array
     clip_low: jax.Array
     clip_high: jax.Array
+    beta: jax.Array
+    ratio_mask: jax.Array
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,11 @@ class Loss:
             if isinstance(value, str) or not math.isfinite(value):
                 raise InputError(f"loss_fn_config[{key!r}] of {self.name}: expected a finite number, got {value!r}")
             settings[key] = float(value)
+        if settings.get("beta", 0.0) < 0:
+            raise InputError(
+                f"loss_fn_config['beta'] of {self.name}: expected 0 or more, got {settings['beta']}; it is the strength "
+                "of the pull towards the sampler's logprobs, such as 0.05"
+            )
         low, high = settings.get("clip_low_threshold", 0.0), settings.get("clip_high_threshold", math.inf)
         if low > high:
             raise InputError(
@@ -83,9 +98,13 @@ LOSSES: dict[str, Loss] = {
         Loss("cross_entropy", 0, (), {}),
         Loss("importance_sampling", 1, _SAMPLED, {}),
         Loss("ppo", 2, _SAMPLED, {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}),
+        Loss("cispo", 3, _SAMPLED, {"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}),
+        Loss("dro", 4, _SAMPLED, {"beta": 0.05}),
+        Loss("gspo", 5, (*_SAMPLED, "sequence_ratio_mask"), {"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}),
     )
 }
-"""Every supported loss, by name."""
+"""Every supported loss, by name. Where 6.11 leaves a default open, it is the documentation's example: beta 0.05, and
+ppo's thresholds for gspo."""
 
 
 def find_loss(name: str) -> Loss:
@@ -107,7 +126,8 @@ def token_losses(index: jax.Array, logprobs: jax.Array, signals: Signals) -> jax
         logprobs: float32 ``[B, T, K]``.
         signals: what the losses read beside them.
     """
-    losses: jax.Array = lax.switch(index, (_cross_entropy, _importance_sampling, _ppo), logprobs, signals)
+    branches = (_cross_entropy, _importance_sampling, _ppo, _cispo, _dro, _gspo)
+    losses: jax.Array = lax.switch(index, branches, logprobs, signals)
     return losses
 
 
@@ -120,9 +140,33 @@ def _importance_sampling(logprobs: jax.Array, signals: Signals) -> jax.Array:
 
 
 def _ppo(logprobs: jax.Array, signals: Signals) -> jax.Array:
-    ratio = _ratio(logprobs, signals)
+    return _clipped(_ratio(logprobs, signals), signals)
+
+
+def _clipped(ratio: jax.Array, signals: Signals) -> jax.Array:
     clipped = jnp.clip(ratio, signals.clip_low, signals.clip_high)
     return -jnp.minimum(ratio * signals.advantages, clipped * signals.advantages)
+
+
+def _cispo(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    ratio = jnp.clip(_ratio(logprobs, signals), signals.clip_low, signals.clip_high)
+    return -lax.stop_gradient(ratio) * logprobs * signals.advantages
+
+
+def _dro(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    # beta is zero on padding, whose logprobs are not.
+    distance = logprobs - signals.logprobs
+    return -(logprobs * signals.advantages - 0.5 * signals.beta * distance * distance)
+
+
+def _gspo(logprobs: jax.Array, signals: Signals) -> jax.Array:
+    counted = signals.ratio_mask
+    total = ((logprobs - signals.logprobs) * counted).sum(axis=1, keepdims=True)
+    # A row of padding, or one that masks every token, has ratio 1.
+    mean = lax.stop_gradient(total / jnp.maximum(counted.sum(axis=1, keepdims=True), 1e-20))
+    # As in _ratio: no advantage, no ratio.
+    exponent = jnp.where(signals.advantages != 0, mean + logprobs - lax.stop_gradient(logprobs), 0.0)
+    return _clipped(jnp.exp(exponent), signals)
 
 
 def _ratio(logprobs: jax.Array, signals: Signals) -> jax.Array:

@@ -62,8 +62,8 @@ def forward_backward(
         base: the model.
         adapter: the adapter to train.
         examples: the data; checked completely before anything is computed.
-        loss_fn: ``cross_entropy``, ``importance_sampling`` or ``ppo``.
-        loss_config: the loss's configuration; ``ppo`` takes ``clip_low_threshold`` and ``clip_high_threshold``.
+        loss_fn: a name of ``objectives.LOSSES``.
+        loss_config: the loss's configuration, such as ``clip_low_threshold`` and ``clip_high_threshold``.
         backward: whether to compute the gradient and add it to the adapter's.
         should_stop: asked before each microbatch; true abandons the call.
 
