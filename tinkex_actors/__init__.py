@@ -3,6 +3,7 @@
 The layers, each importing only what stands below it::
 
     cli                              the command line
+    runs                             durable runs: the journal and exact resume
     clients                          ServiceClient, TrainingClient, SamplingClient, RestClient
     engine | testing                 the local engine (JAX); the public test kit
     actors                           session, sequencer, poller, dispatcher, telemetry: shells around machines
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         GoneError,
         InputError,
         InternalServerError,
+        JournalDamagedError,
         LocalWireError,
         LossError,
         MailboxFullError,
@@ -66,6 +68,9 @@ if TYPE_CHECKING:
         RemoteWireError,
         RequestFailedError,
         RestartsExhaustedError,
+        RunDivergedError,
+        RunError,
+        RunLockedError,
         SequenceBrokenError,
         ShapeMismatchError,
         StartFailedError,
@@ -266,16 +271,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "tinkex_actors.clients": "AdminClient ApiFuture ArchiveLimits RestClient SamplingClient ServiceClient TrainingClient",
+    "tinkex_actors.clients": """
+        AdminClient ApiFuture ArchiveLimits RestClient SamplingClient ServiceClient TrainingClient
+    """,
     "tinkex_actors.config": "BreakerConfig Config RetryConfig",
     "tinkex_actors.errors": """
         APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError
         ActorCrashedError ActorError ActorRestartedError ActorStoppedError AuthenticationError BadRequestError
         BillingError CallCycleError CallTimeoutError CircuitOpenError ClosedError ConfigError ConflictError
-        CredentialsError GoneError InputError InternalServerError LocalWireError LossError MailboxFullError
-        ModelNotInstalledError NonFiniteLossError NotFoundError OutcomeUnknownError PermissionDeniedError
-        RateLimitError RemoteWireError RequestFailedError RestartsExhaustedError SequenceBrokenError
-        ShapeMismatchError StartFailedError StopTimeoutError TinkerError TinkerPathError TinkexError
+        CredentialsError GoneError InputError InternalServerError JournalDamagedError LocalWireError LossError
+        MailboxFullError ModelNotInstalledError NonFiniteLossError NotFoundError OutcomeUnknownError PermissionDeniedError
+        RateLimitError RemoteWireError RequestFailedError RestartsExhaustedError RunDivergedError RunError
+        RunLockedError SequenceBrokenError ShapeMismatchError StartFailedError StopTimeoutError TinkerError TinkerPathError TinkexError
         TokenizerNotLoadedError UnprocessableEntityError UnsupportedByServerError WireError WrongLoopError
     """,
     "tinkex_actors.runtime": "run",
@@ -437,6 +444,7 @@ __all__ = [
     "ImageChunk",
     "InputError",
     "InternalServerError",
+    "JournalDamagedError",
     "JoinSamplingSessionRequest",
     "JoinSamplingSessionResponse",
     "ListCheckpointsRequest",
@@ -481,6 +489,9 @@ __all__ = [
     "RequestID",
     "RestClient",
     "RestartsExhaustedError",
+    "RunDivergedError",
+    "RunError",
+    "RunLockedError",
     "RetryConfig",
     "SampleRequest",
     "SampleResponse",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from collections.abc import Set as AbstractSet
 from typing import Any
 
-__all__ = ["MASK", "hide", "redact", "redact_event", "redact_value"]
+__all__ = ["MASK", "hide", "redact", "redact_event", "redact_value", "without_credentials"]
 
 MASK = "***"
 
@@ -54,6 +54,11 @@ _HINTS = (
 )  # fmt: skip
 
 _hidden: Counter[str] = Counter()
+
+
+def without_credentials(text: str) -> str:
+    """Return a text with ``***`` for the user and password of every URL in it (``https://user:password@host``)."""
+    return _URL_CREDENTIALS.sub(f"{MASK}@", text)
 
 
 def hide(secret: str | None) -> Callable[[], None]:

@@ -69,7 +69,9 @@ def test_a_config_never_shows_its_key() -> None:
     ],
 )
 def test_the_environment_names_the_proxy(environ: dict[str, str], proxy: str | None) -> None:
-    assert Config.from_environment(base_url="https://tinker.example/api", environ=environ).proxy == proxy
+    config = Config.from_environment(base_url="https://tinker.example/api", environ=environ)
+
+    assert config.proxy_for(config.base_url) == proxy
 
 
 @pytest.mark.parametrize("field", ["timeout", "connect_timeout", "poll_timeout", "stall_after"])

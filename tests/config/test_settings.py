@@ -126,3 +126,13 @@ def test_the_page_names_every_field() -> None:
     text = page.read_text(encoding="utf-8")
 
     assert [name for name in Config.__struct_fields__ if f"`{name}`" not in text] == []
+
+
+def test_a_path_may_be_given_as_text_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    config = Config(engine_store=str(tmp_path), cache_dir="~/x", ca_file=None)  # type: ignore[arg-type]
+
+    assert config.engine_store == tmp_path
+    assert config.cache_dir == Path.home() / "x"
+    for wrong in (3, "", None):
+        with pytest.raises(ConfigError, match=r"Config.state_dir: expected the path of a folder"):
+            Config(state_dir=wrong)  # type: ignore[arg-type]

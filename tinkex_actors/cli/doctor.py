@@ -12,8 +12,9 @@ from typing import Literal
 
 import msgspec
 
-from tinkex_actors.config import Config, without_credentials
+from tinkex_actors.config import Config
 from tinkex_actors.errors import TinkexError
+from tinkex_actors.redaction import without_credentials
 
 __all__ = ["Finding", "examine"]
 

@@ -70,6 +70,8 @@ class ServiceClient:
         session_id: str | None = None,
         transport: Transport | None = None,
     ) -> None:
+        self._core: Backbone | None = None
+        self._closing: ApiFuture[None] | None = None
         if session_id is not None and not session_id:
             raise ConfigError("ServiceClient: session_id is empty; expected a session's id, or None for a new one.")
         if config is not None and (base_url or api_key or project_id):
@@ -85,8 +87,6 @@ class ServiceClient:
         self._given_system = system
         self._joins = session_id
         self._given_transport = transport
-        self._core: Backbone | None = None
-        self._closing: ApiFuture[None] | None = None
         self._close_task: asyncio.Task[None] | None = None
 
     # --- clients -----------------------------------------------------------------------------------------------------
@@ -336,7 +336,9 @@ class ServiceClient:
 
     def __repr__(self) -> str:
         state = "closed" if self._closing is not None else "not started" if self._core is None else "open"
-        return f"<ServiceClient {self.config.shown_url} {state}>"
+        return (
+            f"<ServiceClient {self.config.shown_url} {state}>" if hasattr(self, "config") else "<ServiceClient refused>"
+        )
 
 
 async def _close(core: Backbone, status: FinishStatus | None, detail: str | None, closing: ApiFuture[None]) -> None:

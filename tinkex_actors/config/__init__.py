@@ -1,7 +1,6 @@
 """Settings: one immutable :class:`Config`, and the only reader of the environment."""
 
 from tinkex_actors.config.breaker import BreakerConfig
-from tinkex_actors.config.redaction import without_credentials
 from tinkex_actors.config.retry import RetryConfig
 from tinkex_actors.config.settings import DEFAULT_BASE_URL, SDK_VERSION, Config, pairs_of
 
@@ -12,5 +11,4 @@ __all__ = [
     "Config",
     "RetryConfig",
     "pairs_of",
-    "without_credentials",
 ]

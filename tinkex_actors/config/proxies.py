@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from tinkex_actors.config.redaction import without_credentials
 from tinkex_actors.errors import ConfigError
+from tinkex_actors.redaction import without_credentials
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import re
+from tinkex_actors.redaction import MASK
 
-__all__ = ["MASK", "is_secret_header", "masked_key", "without_credentials"]
+__all__ = ["is_secret_header", "masked_key"]
 
-MASK = "***"
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/?#@\s'\"]*(?:@[^/?#@\s'\"]*)*@")
 # A key of this length keeps more than a hundred bits when its last four characters are known.
 _LONG_KEY = 24
 _SECRET_HEADERS = frozenset(
@@ -22,11 +20,6 @@ _SECRET_HEADERS = frozenset(
     }
 )
 _SECRET_WORDS = ("secret", "token", "password", "credential", "api-key", "apikey")
-
-
-def without_credentials(text: str) -> str:
-    """Return a text with ``***`` for the user and password of every URL in it (``https://user:password@host``)."""
-    return _URL_CREDENTIALS.sub(f"{MASK}@", text)
 
 
 def masked_key(key: str | None) -> str:

@@ -14,9 +14,10 @@ import msgspec
 from tinkex_actors.config import environment
 from tinkex_actors.config.breaker import BreakerConfig
 from tinkex_actors.config.proxies import bypasses, parse_proxy
-from tinkex_actors.config.redaction import MASK, is_secret_header, masked_key, without_credentials
+from tinkex_actors.config.redaction import is_secret_header, masked_key
 from tinkex_actors.errors import ConfigError, CredentialsError
 from tinkex_actors.log_levels import parse_log_levels
+from tinkex_actors.redaction import MASK, without_credentials
 
 __all__ = ["DEFAULT_BASE_URL", "SDK_VERSION", "Config", "pairs_of"]
 
@@ -143,6 +144,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         if self.proxy is not None:
             parse_proxy(self.proxy)
         parse_log_levels(self.log, "Config.log")
+        for name in ("engine_store", "cache_dir", "state_dir", "ca_file"):
+            self._set(name, _place(name, getattr(self, name)))
         self._check_url()
 
     @classmethod
@@ -287,6 +290,17 @@ def _is_number(value: object) -> bool:
 def _check_count(name: str, value: object, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"Config.{name}: expected a whole number of at least {least}, got {value!r}.")
+
+
+def _place(name: str, value: object) -> Path | None:
+    """Return a path, also where its text was given; only ``ca_file`` may be None."""
+    if isinstance(value, (str, os.PathLike)) and str(value):
+        return Path(value).expanduser()
+    if value is None and name == "ca_file":
+        return None
+    raise ConfigError(
+        f"Config.{name}: expected the path of a {'file' if name == 'ca_file' else 'folder'}, got {value!r}."
+    )
 
 
 def _texts(name: str, value: Iterable[str]) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ class BatchLimits(Struct, frozen=True):
 
 
 class BatchingStatistics(Struct, frozen=True):
-    """Counts: ``queued`` and ``sending`` now; in all ``sent``, ``overflowed`` (rule 1), ``given_up`` (3), ``refused``."""
+    """Counts: ``queued``, ``sending`` now; in all ``sent``, ``overflowed`` (rule 1), ``given_up`` (3), ``refused``."""
 
     queued: int
     sending: int

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tinkex_actors.config import without_credentials
 from tinkex_actors.errors import APIConnectionError, APIResponseValidationError, APITimeoutError
-from tinkex_actors.redaction import redact
+from tinkex_actors.redaction import redact, without_credentials
 
 if TYPE_CHECKING:
     import ssl

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tinkex_actors.config.proxies import parse_proxy
-from tinkex_actors.config.redaction import without_credentials
 from tinkex_actors.errors import ConfigError
+from tinkex_actors.redaction import without_credentials
 from tinkex_actors.wire.exchange import Response
 
 if TYPE_CHECKING:

@@ -12,8 +12,9 @@ from urllib.parse import quote
 from tinkex_actors.actors.link.breakers import Breakers
 from tinkex_actors.actors.link.keyring import Keyring
 from tinkex_actors.config import SDK_VERSION, pairs_of
-from tinkex_actors.config.redaction import MASK, is_secret_header
+from tinkex_actors.config.redaction import is_secret_header
 from tinkex_actors.errors import APIConnectionError, ConfigError
+from tinkex_actors.redaction import MASK
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire.classification import classify
 from tinkex_actors.wire.client import base_headers
