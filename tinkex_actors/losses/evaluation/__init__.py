@@ -1,0 +1,1 @@
+"""What turns a loss into its value, its gradient and its metrics."""
