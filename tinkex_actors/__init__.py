@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ConflictError,
         CredentialsError,
         GoneError,
+        GradientMissingError,
         InputError,
         InternalServerError,
         JournalDamagedError,
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
         NotFoundError,
         OutcomeUnknownError,
         PermissionDeniedError,
+        QueuePausedError,
         RateLimitError,
         RemoteWireError,
         RequestFailedError,
@@ -279,11 +281,13 @@ _HOMES = {
         APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError
         ActorCrashedError ActorError ActorRestartedError ActorStoppedError AuthenticationError BadRequestError
         BillingError CallCycleError CallTimeoutError CircuitOpenError ClosedError ConfigError ConflictError
-        CredentialsError GoneError InputError InternalServerError JournalDamagedError LocalWireError LossError
-        MailboxFullError ModelNotInstalledError NonFiniteLossError NotFoundError OutcomeUnknownError PermissionDeniedError
-        RateLimitError RemoteWireError RequestFailedError RestartsExhaustedError RunDivergedError RunError
-        RunLockedError SequenceBrokenError ShapeMismatchError StartFailedError StopTimeoutError TinkerError TinkerPathError TinkexError
-        TokenizerNotLoadedError UnprocessableEntityError UnsupportedByServerError WireError WrongLoopError
+        CredentialsError GoneError GradientMissingError InputError InternalServerError JournalDamagedError
+        LocalWireError LossError
+        MailboxFullError ModelNotInstalledError NonFiniteLossError NotFoundError OutcomeUnknownError
+        PermissionDeniedError QueuePausedError RateLimitError RemoteWireError RequestFailedError RestartsExhaustedError
+        RunDivergedError RunError RunLockedError SequenceBrokenError ShapeMismatchError StartFailedError
+        StopTimeoutError TinkerError TinkerPathError TinkexError TokenizerNotLoadedError
+        UnprocessableEntityError UnsupportedByServerError WireError WrongLoopError
     """,
     "tinkex_actors.runtime": "run",
     "tinkex_actors.types": """
@@ -439,6 +443,7 @@ __all__ = [
     "GetSessionResponse",
     "GetTrainingRunRequest",
     "GoneError",
+    "GradientMissingError",
     "HealthResponse",
     "ImageAssetPointerChunk",
     "ImageChunk",
@@ -480,6 +485,7 @@ __all__ = [
     "PromptProvenanceSpan",
     "ProvenanceSpans",
     "QueueState",
+    "QueuePausedError",
     "RateLimitError",
     "RegularizerOutput",
     "RemoteWireError",

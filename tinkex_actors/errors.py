@@ -27,6 +27,10 @@
     ├── LossError                       a loss function misbehaved
     │   ├── ShapeMismatchError
     │   └── NonFiniteLossError
+    ├── RunError                        a durable run cannot be opened or go on
+    │   ├── RunLockedError              another living process writes to it
+    │   ├── RunDivergedError            what is repeated differs from what was done before
+    │   └── JournalDamagedError         its journal cannot be read; the message has the way back
     └── TinkerError                     the service, or the way to it
         ├── APIError
         │   ├── APIResponseValidationError
@@ -42,6 +46,8 @@
         ├── RequestFailedError          the server ran the operation and it failed
         ├── UnsupportedByServerError    this server lacks the feature
         ├── SequenceBrokenError         an earlier training request was lost; this one cannot run
+        ├── GradientMissingError        an optimizer step that was not sent: its gradient had failed
+        ├── QueuePausedError            the server's queue was paused for longer than you allowed
         └── OutcomeUnknownError         sent, no answer, and the server may or may not have applied it
 
 The class says whose fault it is, the attributes say which object, and the message ends with what to do next. All of
@@ -73,8 +79,10 @@ __all__ = [
     "ConflictError",
     "CredentialsError",
     "GoneError",
+    "GradientMissingError",
     "InputError",
     "InternalServerError",
+    "JournalDamagedError",
     "LocalWireError",
     "LossError",
     "MailboxFullError",
@@ -83,10 +91,14 @@ __all__ = [
     "NotFoundError",
     "OutcomeUnknownError",
     "PermissionDeniedError",
+    "QueuePausedError",
     "RateLimitError",
     "RemoteWireError",
     "RequestFailedError",
     "RestartsExhaustedError",
+    "RunDivergedError",
+    "RunError",
+    "RunLockedError",
     "SequenceBrokenError",
     "ShapeMismatchError",
     "StartFailedError",
@@ -254,6 +266,43 @@ class NonFiniteLossError(LossError):
     """A loss or a gradient is NaN or infinite; the message names the datum and the token."""
 
 
+# --- durable runs --------------------------------------------------------------------------------------------------
+class RunError(TinkexError):
+    """A durable run cannot be opened, or cannot go on.
+
+    Attributes:
+        path: the run's folder.
+    """
+
+    def __init__(self, message: str = "", *, path: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class RunLockedError(RunError):
+    """Another living process has the run open.
+
+    Attributes:
+        pid: its process id, 0 where it is not known.
+        host: the machine it runs on.
+        since: when it opened the run, as a date and time of ISO 8601.
+    """
+
+    def __init__(self, message: str = "", *, path: str = "", pid: int = 0, host: str = "", since: str = "") -> None:
+        super().__init__(message, path=path)
+        self.pid = pid
+        self.host = host
+        self.since = since
+
+
+class RunDivergedError(RunError):
+    """A step that is repeated under its old numbers differs from what was sent before. Open the run again."""
+
+
+class JournalDamagedError(RunError):
+    """The journal of a run cannot be read, or is no journal of ours; the message has the way back."""
+
+
 # --- the service ---------------------------------------------------------------------------------------------------
 class TinkerError(TinkexError):
     """The service, or the way to it (official name)."""
@@ -276,7 +325,15 @@ class APIResponseValidationError(APIError):
 
 
 class APIConnectionError(APIError):
-    """No usable answer: the connection failed or broke. Check the base URL and that the server is up."""
+    """No usable answer: the connection failed or broke. Check the base URL and that the server is up.
+
+    Attributes:
+        sent: False where the request certainly never left this machine; True where it may have arrived.
+    """
+
+    def __init__(self, message: str = "", *, body: object = None, sent: bool = True) -> None:
+        super().__init__(message, body=body)
+        self.sent = sent
 
 
 class APITimeoutError(APIConnectionError, TimeoutError):
@@ -292,7 +349,7 @@ class CircuitOpenError(APIConnectionError):
     """
 
     def __init__(self, message: str = "", *, group: str = "", retry_after: float = 0.0) -> None:
-        super().__init__(message)
+        super().__init__(message, sent=False)
         self.group = group
         self.retry_after = retry_after
 
@@ -408,8 +465,55 @@ class SequenceBrokenError(TinkerError):
         self.first_failed_seq_id = first_failed_seq_id
 
 
+class GradientMissingError(TinkerError):
+    """An ``optim_step`` that was not sent, because a ``forward_backward`` before it failed: its gradient is not whole.
+
+    Look at that call's error first. An ``optim_step`` that is called after that is sent, with what gradient there is.
+
+    Attributes:
+        model_id: the model.
+        failed_seq_id: number of the request whose gradient is missing.
+        leftover: other parts of the gradient are in the model and will be part of the next step; loading a checkpoint
+            (``load_state_with_optimizer``) drops them.
+    """
+
+    def __init__(
+        self, message: str = "", *, model_id: str = "", failed_seq_id: int = 0, leftover: bool = False
+    ) -> None:
+        super().__init__(message)
+        self.model_id = model_id
+        self.failed_seq_id = failed_seq_id
+        self.leftover = leftover
+
+
+class QueuePausedError(TinkerError):
+    """The server's queue was paused for longer than ``Config.pause_deadline``.
+
+    What had been sent may still be applied. Create a client from the last checkpoint when the queue is active again.
+
+    Attributes:
+        model_id: the model.
+        reason: the server's words.
+        paused_for: seconds.
+    """
+
+    def __init__(self, message: str = "", *, model_id: str = "", reason: str = "", paused_for: float = 0.0) -> None:
+        super().__init__(message)
+        self.model_id = model_id
+        self.reason = reason
+        self.paused_for = paused_for
+
+
 class OutcomeUnknownError(TinkerError):
-    """A training request was sent, no answer came, and the server does not deduplicate: it may have been applied."""
+    """A training request was sent and no answer came: the server may or may not have applied it.
+
+    Its cause is the last failure. Nothing was sent after it. Create a client from the last checkpoint
+    (``create_training_client_from_state_with_optimizer``) and go on there.
+
+    Attributes:
+        model_id: the model.
+        seq_id: the request's number.
+    """
 
     def __init__(self, message: str = "", *, model_id: str = "", seq_id: int = 0) -> None:
         super().__init__(message)

@@ -116,7 +116,8 @@ class Words:
         """No connection in time."""
         return APITimeoutError(
             f"{self.where(request)}: no connection within {self._config.connect_timeout:g} s. Check the base URL and "
-            "that the server is up."
+            "that the server is up.",
+            sent=False,
         )
 
     def too_slow(self, request: Request, busy: str = "") -> APITimeoutError:
@@ -128,10 +129,12 @@ class Words:
         seconds = self._config.read_timeout or 0.0
         return APITimeoutError(f"{self.where(request)}: the server was silent for {seconds:g} s (Config.read_timeout).")
 
-    def broken(self, request: Request, error: BaseException) -> APIConnectionError:
-        """The connection failed."""
+    def broken(self, request: Request, error: BaseException, *, sent: bool = True) -> APIConnectionError:
+        """The connection failed; ``sent`` is False where there never was one."""
         words = redact(f"{type(error).__name__}: {error}").rstrip(".")
-        return APIConnectionError(f"{self.where(request)}: {words}. Check the base URL and that the server is up.")
+        return APIConnectionError(
+            f"{self.where(request)}: {words}. Check the base URL and that the server is up.", sent=sent
+        )
 
     def too_large(self, request: Request, size: int | None) -> APIResponseValidationError:
         """The body is larger than the budget; its size is None where only that is known."""

@@ -219,6 +219,8 @@ class HttpTransport:
                 return self._words.not_connected(request)
             case aiohttp.SocketTimeoutError():
                 return self._words.fell_silent(request)
+            case aiohttp.ClientConnectorError():
+                return self._words.broken(request, error, sent=False)
             case aiohttp.ClientError() | OSError():
                 return self._words.broken(request, error)
             case _:
