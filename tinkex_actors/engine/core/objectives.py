@@ -78,8 +78,8 @@ class Loss:
             settings[key] = float(value)
         if settings.get("beta", 0.0) < 0:
             raise InputError(
-                f"loss_fn_config['beta'] of {self.name}: expected 0 or more, got {settings['beta']}; it is the strength "
-                "of the pull towards the sampler's logprobs, such as 0.05"
+                f"loss_fn_config['beta'] of {self.name}: expected 0 or more, got {settings['beta']}, the strength of "
+                "the pull towards the sampler's logprobs, such as 0.05"
             )
         low, high = settings.get("clip_low_threshold", 0.0), settings.get("clip_high_threshold", math.inf)
         if low > high:
