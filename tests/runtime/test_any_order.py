@@ -376,7 +376,7 @@ class TreeMachine(RuleBasedStateMachine):
         assert not left, left
 
 
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_any_history_under_any_order() -> None:
     """Always the same 200 histories, or as many as ``TINKEX_TEST_SEEDS`` says, new ones each time."""
     chosen = settings(
