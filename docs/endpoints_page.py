@@ -19,7 +19,7 @@ INTRO = f"""\
 Every endpoint that the client calls and the local engine is asked for, below `{PREFIX}`. A *promise* is answered at
 once with a `request_id`; its result comes from `retrieve_future`. Bodies are JSON, except that today's service takes
 training passes, and gives their results and those of samples, as protobuf (marked *p*). `GET` requests carry their
-fields in the query. Timeouts are those of one HTTP request, in seconds.
+fields in the query. Timeouts are those of one HTTP request, in seconds; of a stream, the longest silence in it.
 
 `tests/wire/golden/` holds, byte for byte, a request, an answer and a result of each, and the failures it documents.
 Servers of other makers can be held against these files.
@@ -42,6 +42,8 @@ def row(route: Route) -> str:
         answer = f"promise of {link(route.result)}" + (" *p*" if route.protobuf_result else "")
     elif route.name == "retrieve_future":
         answer = "the promise's result, or why there is none yet"
+    elif route.streamed:
+        answer = "[pieces](types.md#samplestreamchunk), as server-sent events"
     elif route.located:
         answer += ", as a redirect"
     return f"| {route.method} `{route.path}` | {request} | {answer} | {route.timeout:g} |"

@@ -128,6 +128,15 @@ REQUESTS: dict[str, tuple[Any, dict[str, str]]] = {
         ),
         {},
     ),
+    "stream_sample": (
+        t.SampleRequest(
+            prompt=t.ModelInput.from_ints([1, 2, 3]),
+            sampling_params=t.SamplingParams(max_tokens=4, seed=7, stop=["\n\n"]),
+            sampling_session_id="sess-1:sample:0",
+            seq_id=0,
+        ),
+        {},
+    ),
     "asample": (
         t.SampleRequest(
             prompt=t.ModelInput.from_ints([1, 2, 3]),

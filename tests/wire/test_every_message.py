@@ -26,7 +26,7 @@ from tinkex_actors.wire.dialect import HOSTED, JSON
 from tinkex_actors.wire.routes import ROUTES
 from tinkex_actors.wire.server import decode_request, encode_response, encode_result, match
 
-ARRAYS = ("asample", "forward", "forward_backward")
+ARRAYS = ("asample", "forward", "forward_backward", "stream_sample")
 MINIMAL = msgspec.structs.replace(JSON, minimal=True)
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=8)

@@ -40,7 +40,8 @@ def answer_file(name: str) -> str:
 
 def test_every_route_has_its_request_its_answer_and_its_result() -> None:
     assert {name.split(".")[0] for name in REQUESTS} == set(ROUTES)
-    assert set(RESPONSES) == set(ROUTES) - {"retrieve_future"}
+    streamed = {name for name, route in ROUTES.items() if route.streamed}
+    assert set(RESPONSES) == set(ROUTES) - streamed - {"retrieve_future"}
     assert set(RESULTS) == {name for name, route in ROUTES.items() if route.asynchronous}
 
 
@@ -48,10 +49,11 @@ def test_the_files_are_what_the_codec_writes_byte_for_byte() -> None:
     assert render() == present(), "run python -m tests.wire.golden_files and read the difference"
 
 
-def test_the_protocol_has_46_endpoints_and_three_older_ones() -> None:
-    older = {"forward", "unload_model", "get_checkpoint_archive_url"}
+def test_the_protocol_has_46_endpoints_three_older_ones_and_a_stream() -> None:
+    others = {"forward", "unload_model", "get_checkpoint_archive_url", "stream_sample"}
 
-    assert len(ROUTES) == 46 + len(older)
+    assert others < set(ROUTES)
+    assert len(ROUTES) == 46 + len(others)
     assert len({(route.method, route.path) for route in ROUTES.values()}) == len(ROUTES)
 
 

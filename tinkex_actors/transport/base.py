@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from tinkex_actors.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from tinkex_actors.config import Config
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.wire.exchange import Request, Response
 
-__all__ = ["SampleSlots", "TokenizerSource", "Transport", "open_transport"]
+__all__ = ["SampleSlots", "Streaming", "TokenizerSource", "Transport", "open_transport"]
 
 ENTRY_POINT_GROUP = "tinkex_actors.transports"
 
@@ -59,6 +59,24 @@ class SampleSlots(Protocol):
     @property
     def sample_slots(self) -> int:
         """How many samples may be in flight."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A transport that hands an answer over as it comes, for the routes that are ``streamed``."""
+
+    def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of the answer's body, cut anywhere.
+
+        ``request.timeout`` is the longest silence before the first piece and between two. Closing the generator
+        (``contextlib.aclosing``), or cancelling who waits for it, gives up the exchange.
+
+        Raises:
+            APIStatusError: the server refused, before the first piece; its ``body`` is what the server said.
+            APITimeoutError: it was silent for too long.
+            APIConnectionError: the connection failed or broke.
+        """
         ...
 
 

@@ -18,10 +18,14 @@ from tinkex_actors.transport._limits import (
     tls_context,
 )
 from tinkex_actors.transport.proxy import Proxy, proxy_refusal
+from tinkex_actors.wire.classification import classify
 from tinkex_actors.wire.exchange import Response
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     import aiohttp
+    from aiohttp.client import _RequestContextManager
     from yarl import URL
 
     from tinkex_actors.config import Config
@@ -91,13 +95,47 @@ class HttpTransport:
                 raise
             raise failure from self._words.cause(error)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
+            self._cut_off(request, error)
+            raise
+        finally:
+            self._under_way[pool] -= 1
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of an answer as they come.
+
+        Raises:
+            APIStatusError: the server, or a proxy, refused.
+            APITimeoutError: nothing came for ``request.timeout`` seconds.
+            APIConnectionError: the connection failed or broke.
+            ClosedError: the transport was closed.
+        """
+        pool = request.pool
+        session = self._sessions.get(pool) or self._session(pool)
+        self._under_way[pool] = self._under_way.get(pool, 0) + 1
+        # One clock for each wait: the reader may take its time between two pieces.
+        clock = asyncio.timeout(request.timeout)
+        try:
+            async with clock:
+                answer = await self._begin(session, request, self._url(request.path), request.headers)
+            async with answer:
+                if not 200 <= answer.status < 300:
+                    async with asyncio.timeout(request.timeout) as clock:
+                        refusal = await self._read(answer, request)
+                    raise classify(refusal, self._words.where(request))
+                while True:
+                    async with asyncio.timeout(request.timeout) as clock:
+                        piece = await answer.content.readany()
+                    if not piece:
+                        return
+                    yield piece
+        except Exception as error:
+            failure = self._failure(error, request, expired=clock.expired())
+            if failure is error:
                 raise
-            # A connector that is closed cancels those who wait for one of its connections.
-            raise APIConnectionError(
-                f"{self._words.where(request)}: the transport was closed while this waited for a connection."
-            ) from error
+            raise failure from self._words.cause(error)
+        except asyncio.CancelledError as error:
+            self._cut_off(request, error)
+            raise
         finally:
             self._under_way[pool] -= 1
 
@@ -120,26 +158,31 @@ class HttpTransport:
     async def _exchange(self, session: aiohttp.ClientSession, request: Request) -> Response:
         url: URL | str = self._urls.get(request.path) or self._url(request.path)
         headers = request.headers
+        for _ in range(MAX_REDIRECTS + 1):
+            async with self._begin(session, request, url, headers) as answer:
+                moved = answer.status in REDIRECTS and request.pool == _REDIRECTING_POOL
+                if not moved or request.method != "GET" or "location" not in answer.headers:
+                    return await self._read(answer, request)
+                url, headers = self._redirected(str(url), answer.headers["location"], request, headers)
+        raise self._words.redirected(request, f"more than {MAX_REDIRECTS} redirects")
+
+    def _begin(
+        self, session: aiohttp.ClientSession, request: Request, url: URL | str, headers: dict[str, str]
+    ) -> _RequestContextManager:
         proxy_headers = None
         if self._proxy.url is not None:
             if self._tunnel:
                 proxy_headers = self._proxy.headers
             else:
                 headers = headers | self._proxy.headers
-        for _ in range(MAX_REDIRECTS + 1):
-            async with session.request(
-                request.method,
-                url,
-                data=request.body or None,
-                headers=headers,
-                allow_redirects=False,
-                proxy_headers=proxy_headers,
-            ) as answer:
-                moved = answer.status in REDIRECTS and request.pool == _REDIRECTING_POOL
-                if not moved or request.method != "GET" or "location" not in answer.headers:
-                    return await self._read(answer, request)
-                url, headers = self._redirected(str(url), answer.headers["location"], request, headers)
-        raise self._words.redirected(request, f"more than {MAX_REDIRECTS} redirects")
+        return session.request(
+            request.method,
+            url,
+            data=request.body or None,
+            headers=headers,
+            allow_redirects=False,
+            proxy_headers=proxy_headers,
+        )
 
     async def _read(self, answer: aiohttp.ClientResponse, request: Request) -> Response:
         size = answer.content_length
@@ -206,6 +249,15 @@ class HttpTransport:
             if last or not await self._proxy.answer(asked):
                 break
         return proxy_refusal(proxy, asked)
+
+    def _cut_off(self, request: Request, error: asyncio.CancelledError) -> None:
+        """Raise the transport's own end as what it is; a caller's cancellation is not ours to tell."""
+        task = asyncio.current_task()
+        if self._closed and (task is None or not task.cancelling()):
+            # A connector that is closed cancels those who wait for one of its connections.
+            raise APIConnectionError(
+                f"{self._words.where(request)}: the transport was closed while this waited for a connection."
+            ) from error
 
     def _failure(self, error: Exception, request: Request, *, expired: bool) -> Exception:
         import aiohttp

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import errno
 import socket
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from tinkex_actors.errors import APIConnectionError, APITimeoutError, ConfigError
+from tinkex_actors.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    ConfigError,
+    TinkexError,
+)
+from tinkex_actors.transport.base import Streaming
+from tinkex_actors.types import SampleStreamChunk
 from tinkex_actors.wire.exchange import Request
-from tinkex_actors.wire.server import encode_error
+from tinkex_actors.wire.server import encode_error, match
+from tinkex_actors.wire.streams import EVENT_STREAM, encode_chunk
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from tinkex_actors.transport.base import Transport
     from tinkex_actors.wire.exchange import Response
 
@@ -53,7 +65,7 @@ class Server:
 
 
 async def serve(transport: Transport, *, host: str = "127.0.0.1", port: int = 0) -> Server:
-    """Listen, and answer every request with what ``transport`` answers.
+    """Listen, and answer every request with what ``transport`` answers; as it comes, where the transport can.
 
     A client that goes away cancels its exchange.
 
@@ -67,7 +79,7 @@ async def serve(transport: Transport, *, host: str = "127.0.0.1", port: int = 0)
     """
     app = web.Application(client_max_size=MAX_BODY_BYTES)
 
-    async def exchange(request: web.Request) -> web.Response:
+    async def exchange(request: web.Request) -> web.StreamResponse:
         return await _exchange(transport, request)
 
     app.router.add_route("*", "/{path:.*}", exchange)
@@ -84,7 +96,7 @@ async def serve(transport: Transport, *, host: str = "127.0.0.1", port: int = 0)
     return Server(runner, host, int(runner.addresses[0][1]))
 
 
-async def _exchange(transport: Transport, request: web.Request) -> web.Response:
+async def _exchange(transport: Transport, request: web.Request) -> web.StreamResponse:
     try:
         body = await request.read()
     except web.HTTPRequestEntityTooLarge:
@@ -97,14 +109,41 @@ async def _exchange(transport: Transport, request: web.Request) -> web.Response:
         timeout=_timeout(request.headers.get("x-stainless-read-timeout")),
     )
     try:
+        if isinstance(transport, Streaming) and (found := match(asked)) is not None and found[0].streamed:
+            async with aclosing(transport.stream(asked)) as pieces:
+                return await _pass_on(pieces, request)
         return _answer(await transport.send(asked))
-    except APITimeoutError as error:
-        return _answer(encode_error(504, str(error)))
-    except APIConnectionError as error:
-        return _answer(encode_error(502, str(error)))
-    except ConfigError as error:
-        # A status that nobody repeats: what is wrong here will not mend itself.
-        return _answer(encode_error(400, str(error)))
+    except (APIConnectionError, APIStatusError, ConfigError) as error:
+        return _answer(_failed(error))
+
+
+async def _pass_on(pieces: AsyncIterator[bytes], request: web.Request) -> web.StreamResponse:
+    """Write the pieces as they come. Once the first has gone out, a failure can only be told as an event."""
+    first = await anext(pieces, b"")
+    answer = web.StreamResponse(headers={"content-type": EVENT_STREAM, "cache-control": "no-store"})
+    await answer.prepare(request)
+    await answer.write(first)
+    try:
+        async for piece in pieces:
+            await answer.write(piece)
+    except TinkexError as error:
+        await answer.write(encode_chunk(SampleStreamChunk(token=str(error), event_type="error")))
+    await answer.write_eof()
+    return answer
+
+
+def _failed(error: APIConnectionError | APIStatusError | ConfigError) -> Response:
+    match error:
+        case APIStatusError():
+            said = error.body.get("detail") if isinstance(error.body, dict) else None
+            return encode_error(error.status_code, str(said or error), retry_after=error.retry_after)
+        case APITimeoutError():
+            return encode_error(504, str(error))
+        case APIConnectionError():
+            return encode_error(502, str(error))
+        case _:
+            # A status that nobody repeats: what is wrong here will not mend itself.
+            return encode_error(400, str(error))
 
 
 def _refusal(error: OSError) -> str:

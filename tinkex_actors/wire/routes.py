@@ -33,6 +33,8 @@ class Route(msgspec.Struct, frozen=True):
         protobuf_result: the hosted dialect asks for the result as protobuf.
         sends_null: None is sent as ``null`` instead of being left out (protocol 1.1).
         located: a redirect is the answer, not followed: its address, and when that stops to work.
+        streamed: the answer comes in pieces, as server-sent events (:mod:`tinkex_actors.wire.streams`); ``timeout`` is
+            then the longest silence between two of them.
         headers: what is sent with every request of this endpoint.
         header_fields: fields of the message that travel as headers, never in the body.
     """
@@ -50,6 +52,7 @@ class Route(msgspec.Struct, frozen=True):
     protobuf_result: bool = False
     sends_null: bool = False
     located: bool = False
+    streamed: bool = False
     headers: dict[str, str] = {}
     header_fields: dict[str, str] = {}
 
@@ -160,6 +163,16 @@ _SAMPLING: Final = (
         headers={"X-Tinker-Sampling-Backpressure": "1"},
     ),
     _get("get_sampler", "/samplers/{sampler_id}", types.GetSamplerResponse),
+    # Of Tinkex (tinkex-features 1.22); the hosted service has none.
+    Route(
+        "stream_sample",
+        "POST",
+        "/stream_sample",
+        types.SampleRequest,
+        pool="sample",
+        streamed=True,
+        headers={"Accept": "text/event-stream"},
+    ),
 )
 
 _PROMISES: Final = (
@@ -222,4 +235,4 @@ _LISTINGS: Final = (
 ROUTES: Final[dict[str, Route]] = {
     route.name: route for route in (*_SERVICE, *_TRAINING, *_SAMPLING, *_PROMISES, *_LISTINGS)
 }
-"""Every route by name: the 46 of protocol 1.6, and three that only older clients and servers have."""
+"""Every route by name: the 46 of protocol 1.6, three that only older clients and servers have, and streamed samples."""
