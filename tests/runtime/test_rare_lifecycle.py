@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from tests.runtime.actors import Hooked, Recorder, Sleeper, Watcher
 from tinkex_actors.errors import (
     ActorStoppedError,
-    ClosedError,
     ConfigError,
     RestartsExhaustedError,
     StartFailedError,
@@ -37,11 +35,7 @@ from tinkex_actors.runtime import (
     TaskSupervisor,
     handler,
 )
-from tinkex_actors.testing import run_virtual, settle, virtual_time
-
-
-class Odd(BaseException):
-    """Neither an exception nor one of those that asyncio lets leave the loop."""
+from tinkex_actors.testing import settle, virtual_time
 
 
 # --- hooks -----------------------------------------------------------------------------------------------------------
@@ -68,103 +62,6 @@ async def test_hooks_may_be_plain_functions_or_return_anything_that_can_be_await
         await system.spawn(PlainHooks, journal, asyncio.ensure_future(asyncio.sleep(3.0)))
         assert system.now() == 3.0
     assert journal == ["init", "init", "on_stop", "on_stop"]
-
-
-class Leaving(Actor):
-    """Raises an exit where it is told: when its second incarnation begins, or its first one ends."""
-
-    def __init__(self, where: str, error: BaseException, began: list[int]) -> None:
-        self.where, self.error, self.began = where, error, began
-        began.append(1)
-        self.again = len(began) > 1
-        if self.again and where == "new":
-            raise error
-
-    async def init(self) -> None:
-        if self.again and self.where == "init":
-            raise self.error
-
-    async def on_stop(self, reason: ExitReason) -> None:
-        if self.where == "on_stop" and len(self.began) == 1:
-            self.began.append(1)
-            raise self.error
-
-    @handler
-    def crash(self) -> None:
-        raise ZeroDivisionError("planted")
-
-
-async def crash_into(where: str, error: BaseException, strategy: Any, journal: list[str]) -> None:
-    async with ActorSystem() as system:
-        await system.spawn(Hooked, "other", journal)
-        top = await system.spawn(Supervisor, [ChildSpec(Leaving, (where, error, []), name="a")], strategy=strategy)
-        top.child("a").cast.crash()
-        await asyncio.sleep(1000.0)
-
-
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
-@pytest.mark.parametrize("where", ["new", "init", "on_stop"])
-@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all"])
-def test_an_exit_in_a_hook_of_a_restart_ends_the_program_in_order(
-    where: str, error: BaseException, strategy: str
-) -> None:
-    journal: list[str] = []
-    with pytest.raises(type(error)):
-        asyncio.run(crash_into(where, error, strategy, journal))
-    assert journal[-1] == "other:stop:Shutdown"
-
-
-@pytest.mark.parametrize("where", ["new", "init"])
-def test_any_other_base_exception_in_a_hook_of_a_restart_is_the_loops_and_ends_the_actor(where: str) -> None:
-    told: list[dict[str, Any]] = []
-    odd = Odd()
-
-    async def main() -> ExitReason:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
-        async with ActorSystem() as system:
-            ref = await system.spawn(Leaving, where, odd, [])
-            ref.cast.crash()
-            return await ref.stopped
-
-    reason = asyncio.run(main())
-    assert reason == Crashed(odd)
-    assert [(context["exception"], "failed inside the runtime" in context["message"]) for context in told] == [
-        (odd, True)
-    ]
-
-
-def test_any_other_base_exception_in_on_stop_is_logged_and_the_restart_goes_on() -> None:
-    async def main() -> int:
-        async with ActorSystem() as system:
-            ref = await system.spawn(Leaving, "on_stop", Odd(), [])
-            ref.cast.crash()
-            await asyncio.sleep(1.0)
-            return ref.statistics().incarnation
-
-    assert run_virtual(main()) == 1
-
-
-def test_the_end_of_the_loop_ends_a_restart_in_its_back_off() -> None:
-    """The program exits while an actor waits to come back: what stops the system must not wait for it for ever."""
-    journal: list[str] = []
-
-    async def main() -> None:
-        async with ActorSystem() as system:
-            await system.spawn(Hooked, "other", journal)
-            again = Backoff(base=1000.0, cap=1000.0)
-            top = await system.spawn(Supervisor, [ChildSpec(Recorder, name="a")], backoff=again)
-            top.child("a").cast.crash()
-            await asyncio.sleep(0.01)
-            asyncio.get_running_loop().call_soon(leave)
-            await asyncio.sleep(1000.0)
-
-    def leave() -> None:
-        raise SystemExit(3)
-
-    with pytest.raises(SystemExit):
-        asyncio.run(main())
-    assert journal[-1] == "other:stop:Shutdown"
 
 
 # --- stopping --------------------------------------------------------------------------------------------------------
@@ -336,103 +233,6 @@ async def test_a_caller_of_an_ended_actor_is_told_how_it_ended(reason: ExitReaso
         with pytest.raises(ActorStoppedError) as told:
             await ref.call.seen()
         assert f"has stopped ({words})" in str(told.value)
-
-
-# --- systems ---------------------------------------------------------------------------------------------------------
-@virtual_time()
-async def test_a_system_without_a_block_fails_into_its_report() -> None:
-    system = await ActorSystem(max_restarts=0).start()
-    (await system.spawn(Recorder)).cast.crash()
-    await settle()
-    report = await system.stop()
-    assert isinstance(report.failure, RestartsExhaustedError)
-    assert not system.running
-
-
-@virtual_time()
-async def test_an_error_of_the_block_itself_is_not_covered_by_the_systems_failure() -> None:
-    async def block() -> None:
-        async with ActorSystem(max_restarts=0) as system:
-            (await system.spawn(Recorder)).cast.crash()
-            try:
-                await asyncio.sleep(10.0)
-            except asyncio.CancelledError:
-                raise LookupError("the block's own") from None
-
-    with pytest.raises(LookupError):
-        await block()
-
-
-@virtual_time()
-async def test_a_block_cancelled_by_others_too_stays_cancelled() -> None:
-    async def block() -> None:
-        async with ActorSystem(max_restarts=0) as system:
-            (await system.spawn(Recorder)).cast.crash()
-            try:
-                await asyncio.sleep(10.0)
-            finally:  # cancelled by the system; now somebody else asks too
-                task.cancel()
-
-    task = asyncio.ensure_future(block())
-    await asyncio.wait((task,))
-    assert task.cancelled()
-
-
-async def test_blocking_calls_that_no_thread_came_to_are_refused_at_the_systems_end() -> None:
-    release = asyncio.Event()
-    held, loop = threading.Event(), asyncio.get_running_loop()
-
-    def hold() -> str:
-        loop.call_soon_threadsafe(release.set)
-        held.wait(10.0)
-        return "done"
-
-    async with ActorSystem() as system:
-        running = asyncio.ensure_future(system.blocking(hold))
-        second = asyncio.ensure_future(system.blocking(hold, executor="second"))
-        waiting = asyncio.ensure_future(system.blocking(hold))
-        await release.wait()
-        stopping = asyncio.ensure_future(system.stop())
-        with pytest.raises(ClosedError, match="stopped before executor 'default' came to"):
-            await waiting
-        held.set()
-        assert (await stopping).clean
-    assert [await running, await second] == ["done", "done"]
-
-
-@virtual_time()
-async def test_cancelling_who_waits_for_a_thread_does_not_stop_the_thread() -> None:
-    release = threading.Event()
-    async with ActorSystem() as system:
-        work = asyncio.ensure_future(system.blocking(release.wait))
-        await asyncio.sleep(0)
-        work.cancel()
-        await asyncio.wait((work,))
-        assert work.cancelled()
-        release.set()
-        assert await system.blocking(max, 1, 2) == 2, "the one thread has come to an end of it"
-
-
-@virtual_time()
-async def test_top_level_actors_start_from_specs_while_the_system_runs() -> None:
-    async with ActorSystem() as system:
-        ref = await system.start_child(ChildSpec(Recorder, name="a"))
-        assert system.whereis("/a") is ref
-    with pytest.raises(ClosedError):
-        await system.start_child(ChildSpec(Recorder, name="a"))
-
-
-@virtual_time()
-async def test_what_linked_tasks_have_for_sleeping_and_blocking() -> None:
-    class Works(Actor):
-        @handler
-        async def work(self) -> int:
-            await self.system.sleep(2.0)
-            return await self.blocking(max, 1, 2)
-
-    async with ActorSystem() as system:
-        assert await (await system.spawn(Works)).call.work() == 2
-        assert system.now() == 2.0
 
 
 # --- options and small classes ---------------------------------------------------------------------------------------
