@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tinkex_actors.machines.admission import Admission, AdmissionLimits, Post, WakeAt
+from tinkex_actors.machines.backoff import PARITY, Backoff, BackoffPolicy
 
 jitter = st.floats(0, 1, exclude_max=True)
 
@@ -23,21 +24,22 @@ class Budgets(RuleBasedStateMachine):
         self.waiting: set[int] = set()
         self.posting: dict[int, int] = {}  # id -> bytes charged
         self.polling: set[int] = set()
-        self.pressure_until = 0.0  # back-pressure counts as recent until here
-        self.closed_until = 0.0
+        self.refused: set[int] = set()
         self.limited_total = 0
 
     @initialize(
         in_flight=st.integers(1, 8),
         dispatch=st.integers(1, 6),
-        throttled=st.integers(1, 4),
         prompt_bytes=st.integers(1, 60),
+        throttled=st.none() | st.integers(1, 4),
         spread=st.sampled_from([0.0, 0.5, 1.0]),
         recent=st.sampled_from([0.0, 3.0, 10.0]),
+        growth=st.sampled_from([1.0, 2.0]),
     )
-    def begin(self, **options: int) -> None:
-        self.limits = AdmissionLimits(**options, penalty=3, large_bytes=20)
-        self.admission = Admission(self.limits)
+    def begin(self, in_flight: int, dispatch: int, prompt_bytes: int, throttled: int | None, **window: float) -> None:
+        self.limits = AdmissionLimits(in_flight, dispatch, prompt_bytes)
+        self.policy = BackoffPolicy(throttled=throttled, penalty=3, large_bytes=20, **window)  # type: ignore[arg-type]
+        self.admission = Admission(self.limits, Backoff(self.policy))
 
     @property
     def recovering(self) -> bool:
@@ -48,13 +50,18 @@ class Budgets(RuleBasedStateMachine):
             if isinstance(effect, WakeAt):
                 self.wake = effect.instant
                 continue
-            assert effect.id == min(self.waiting), "somebody overtook"
-            assert self.now >= self.closed_until, "posted inside the window"
-            assert len(self.posting) < (self.limits.throttled if self.recovering else self.limits.dispatch)
+            alike = {op_id for op_id in self.waiting if (self.size[op_id] > 20) == (self.size[effect.id] > 20)}
+            assert effect.id == min(self.refused or alike), "somebody overtook"
+            window = self.admission.statistics()
+            assert window.phase != "backing_off"
+            assert window.window_until is None or self.now >= window.window_until, "posted inside the window"
+            if window.phase == "recovering" and self.policy.throttled is not None:
+                assert len(self.posting) < self.policy.throttled
             assert len(self.posting) < self.limits.dispatch
             assert len(self.posting) + len(self.polling) < self.limits.in_flight
             assert sum(self.posting.values()) <= self.limits.prompt_bytes, "the balance was negative already"
             self.waiting.remove(effect.id)
+            self.refused.discard(effect.id)
             self.posting[effect.id] = self.size[effect.id] * (3 if self.recovering else 1)
 
     @rule(size=st.integers(0, 80))
@@ -78,12 +85,16 @@ class Budgets(RuleBasedStateMachine):
         op_id = data.draw(st.sampled_from(sorted(self.posting)))
         del self.posting[op_id]
         self.waiting.add(op_id)
+        self.refused.add(op_id)
         self.limited_total += 1
-        seconds = max(hint or 0.0, 5.0 if self.size[op_id] > 20 else 1.0)
-        self.closed_until = max(self.closed_until, self.now + seconds)
+        before = self.admission.statistics()
         self.perform(self.admission.limited(op_id, self.now, hint, u))
+        until = self.admission.statistics().window_until
         assert self.wake is not None
-        assert self.closed_until <= self.wake <= self.closed_until + self.limits.spread
+        if before.phase in ("steady", "backing_off"):
+            assert until is not None
+            assert until >= max(self.now + (hint or 0.0), before.window_until or 0.0)
+            assert until <= self.wake
 
     @precondition(lambda self: self.polling)
     @rule(data=st.data())
@@ -97,13 +108,13 @@ class Budgets(RuleBasedStateMachine):
     def drop(self, data: st.DataObject, event: str) -> None:
         op_id = data.draw(st.integers(0, len(self.size) - 1))
         self.waiting.discard(op_id)
+        self.refused.discard(op_id)
         self.posting.pop(op_id, None)
         self.polling.discard(op_id)
         self.perform(getattr(self.admission, event)(op_id))
 
     @rule(seconds=st.floats(0, 20), u=jitter)
     def pause(self, seconds: float, u: float) -> None:
-        self.closed_until = max(self.closed_until, self.now + seconds)
         self.perform(self.admission.paused(self.now, seconds, u, "queue"))
 
     @precondition(lambda self: self.wake is not None)
@@ -152,7 +163,7 @@ class Budgets(RuleBasedStateMachine):
         assert not self.waiting or self.posting or self.polling or self.wake is not None
 
     def teardown(self) -> None:
-        for _ in range(50 + 4 * len(self.size)):
+        for _ in range(400 + 20 * len(self.size)):
             if self.posting:
                 op_id = min(self.posting)
                 del self.posting[op_id]
@@ -177,7 +188,7 @@ TestBudgets = Budgets.TestCase
 
 
 def test_twenty_thousand_waiting_requests_leave_in_order_through_repeated_refusals() -> None:
-    admission = Admission(AdmissionLimits(in_flight=50, dispatch=40))
+    admission = Admission(AdmissionLimits(in_flight=50, dispatch=40), Backoff(PARITY))
     left: list[int] = []
     now, wake, refusals = 0.0, 0.0, 0
 
