@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COARSE_CELLS", "bucket_shape", "pad_rows", "row_lengths"]
+__all__ = ["COARSE_CELLS", "bucket_shape", "pad_rows"]
 
 COARSE_CELLS = 1 << 22
 """Cells of a padded array up to which coarse buckets are taken: 16 MiB of float32."""
@@ -50,11 +50,6 @@ def pad_rows(rows: Sequence[npt.NDArray[Any]], shape: tuple[int, int]) -> npt.ND
     for place, row in enumerate(rows):
         padded[(place, *(slice(size) for size in row.shape))] = row
     return padded
-
-
-def row_lengths(rows: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int32]:
-    """Return the tokens of each row, int32 ``[len(rows)]``."""
-    return np.fromiter((len(row) for row in rows), np.int32, len(rows))
 
 
 def _bucket(size: int, first: int, factor: int) -> int:

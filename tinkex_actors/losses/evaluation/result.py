@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 __all__ = ["Evaluation"]
@@ -15,10 +14,10 @@ class Evaluation(NamedTuple):
 
     Args:
         loss: its value.
-        gradients: d loss / d logprobs, one float32 array for each datum, shaped as its logprobs.
+        gradients: d loss / d logprobs, one array for each datum, of its logprobs' shape and dtype.
         metrics: ``name:reduction`` to number.
     """
 
     loss: float
-    gradients: list[npt.NDArray[np.float32]]
+    gradients: list[npt.NDArray[Any]]
     metrics: dict[str, float]

@@ -1,0 +1,241 @@
+"""Losses on padded arrays: one compiled program for many ragged batches."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from tinkex_actors.errors import LossError, ShapeMismatchError
+from tinkex_actors.losses.evaluation.buckets import bucket_shape, pad_rows
+from tinkex_actors.losses.evaluation.result import Evaluation
+from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_logprobs, check_metrics, check_value
+from tinkex_actors.runtime.log import Logger
+from tinkex_actors.types import Datum
+
+__all__ = ["BatchFunction", "BatchLoss"]
+
+BatchFunction = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, Mapping[str, Any]]]
+
+_log = Logger("tinkex_actors.losses")
+
+_MANY_PROGRAMS = 8
+
+
+class BatchLoss:
+    """A loss on padded arrays, compiled once for each of a few shapes.
+
+    ::
+
+        def nll(inputs, logprobs_B_T, mask_B_T):
+            weights_B_T = inputs["weights"] * mask_B_T
+            return -(logprobs_B_T * weights_B_T).sum(), {"tokens:sum": weights_B_T.sum()}
+
+        out = await training.forward_backward_custom(data, BatchLoss(nll))
+
+    It is also a loss as any other, ``loss(data, logprobs)``, differentiable by ``jax.grad``; and losses add up:
+    ``ppo() + 0.1 * kl_to_reference()``.
+
+    Args:
+        fn: ``fn(inputs, logprobs_B_T, mask_B_T) -> (scalar, metrics)``, traced by JAX, so a pure function of its
+            arguments. ``inputs`` maps the names of ``loss_fn_inputs`` that every datum has to arrays: float32 or int32
+            ``[B, T]`` (``[B, T, K]`` for two dimensions, ``[B]`` for scalars; ``[B, N]`` for rows of another length
+            than the targets), zero where a datum has nothing. ``logprobs_B_T`` is float32 and 0 on padding
+            (``[B, T, K]`` where ``target_tokens`` are ``[T, K]``), ``mask_B_T`` is boolean, false on padding, and has
+            the shape of ``logprobs_B_T``. B and T are larger than the batch.
+        name: for messages; the function's own otherwise.
+        rows_per_group: data that belong together, such as 2 for pairs; batches are refused that do not divide.
+
+    Attributes:
+        compiled: how many programs have been compiled for it, one for each padded shape it met.
+    """
+
+    def __init__(self, fn: BatchFunction, *, name: str | None = None, rows_per_group: int = 1) -> None:
+        if not callable(fn):
+            raise LossError(f"BatchLoss: expected a function, got {type(fn).__name__}.")
+        if rows_per_group < 1:
+            raise LossError(f"BatchLoss: rows_per_group is the size of a group, at least 1, got {rows_per_group}.")
+        self.fn = fn
+        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        self.rows_per_group = rows_per_group
+        self._program = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
+        self._seen: set[Any] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def compiled(self) -> int:
+        """How many programs have been compiled for it."""
+        return len(self._seen)
+
+    def __call__(self, data: Sequence[Datum], logprobs: Sequence[Any]) -> tuple[jax.Array, Mapping[str, Any]]:
+        """Return the loss and its metrics; traceable in ``logprobs``.
+
+        Args:
+            data: the batch.
+            logprobs: an array for each datum, shaped as its ``target_tokens``.
+        """
+        _, inputs, mask = self._pack(data, [np.shape(row) for row in logprobs])
+        rows = [_grown(jnp.asarray(row), mask.shape[1:]) for row in logprobs]
+        padded = _grown(jnp.stack(rows), mask.shape)
+        return self.fn(_Inputs(self.name, inputs), padded, jnp.asarray(mask))
+
+    def value_and_grad(self, data: Sequence[Datum], logprobs: Sequence[npt.NDArray[Any]]) -> Evaluation:
+        """Return the loss, its gradient and its metrics at one batch.
+
+        Raises:
+            ShapeMismatchError: data and logprobs do not fit, or the loss is no scalar.
+            NonFiniteLossError: NaN or infinity in logprobs, gradient or loss; the datum and the token are named.
+            LossError: an input or a metric that is not as it must be.
+        """
+        check_logprobs(data, logprobs)
+        shape, inputs, mask = self._pack(data, [row.shape for row in logprobs])
+        padded = pad_rows(logprobs, shape)
+        self._count(padded, inputs)
+        (value, metrics), gradient = self._program(padded, inputs, mask)
+        host = np.asarray(gradient)
+        # A copy of each: a slice would keep the whole padded array alive.
+        gradients = [host[(row, *(slice(size) for size in given.shape))].copy() for row, given in enumerate(logprobs)]
+        loss = float(value)
+        check_gradients(self.name, loss, gradients, logprobs)
+        return Evaluation(loss, gradients, check_metrics(self.name, metrics))
+
+    def __add__(self, other: object) -> BatchLoss:
+        if not isinstance(other, BatchLoss):
+            return NotImplemented
+        first, second = self.fn, other.fn
+
+        def total(
+            inputs: Mapping[str, jax.Array], logprobs: jax.Array, mask: jax.Array
+        ) -> tuple[jax.Array, Mapping[str, Any]]:
+            left, left_metrics = first(inputs, logprobs, mask)
+            right, right_metrics = second(inputs, logprobs, mask)
+            return left + right, {**left_metrics, **right_metrics}
+
+        return BatchLoss(
+            total,
+            name=f"{self.name} + {other.name}",
+            rows_per_group=int(np.lcm(self.rows_per_group, other.rows_per_group)),
+        )
+
+    def __mul__(self, factor: object) -> BatchLoss:
+        if not isinstance(factor, (int, float)):
+            return NotImplemented
+        inner, scale = self.fn, float(factor)
+
+        def scaled(
+            inputs: Mapping[str, jax.Array], logprobs: jax.Array, mask: jax.Array
+        ) -> tuple[jax.Array, Mapping[str, Any]]:
+            value, metrics = inner(inputs, logprobs, mask)
+            return scale * value, metrics
+
+        return BatchLoss(scaled, name=f"{scale:g} * {self.name}", rows_per_group=self.rows_per_group)
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        return f"<BatchLoss {self.name}, {self.compiled} programs>"
+
+    def _traced(
+        self, logprobs: jax.Array, inputs: Mapping[str, jax.Array], mask: jax.Array
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        result = self.fn(_Inputs(self.name, inputs), logprobs, mask)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise LossError(f"{self.name} returned a {type(result).__name__}; expected (loss, metrics).")
+        value, metrics = result
+        check_value(self.name, value)
+        return jnp.asarray(value), dict(metrics)
+
+    def _count(self, padded: npt.NDArray[Any], inputs: Mapping[str, npt.NDArray[Any]]) -> None:
+        signature = (padded.shape, padded.dtype.str, tuple((name, array.shape) for name, array in inputs.items()))
+        with self._lock:
+            if signature in self._seen:
+                return
+            self._seen.add(signature)
+            programs = len(self._seen)
+        if programs > _MANY_PROGRAMS:
+            _log.warning(
+                "loss.compiled_often",
+                loss=self.name,
+                programs=programs,
+                shape=padded.shape,
+                remedy="keep the number of data and the longest row of a batch in a narrower range",
+            )
+
+    def _pack(
+        self, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]]
+    ) -> tuple[tuple[int, int], dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+        if len(data) != len(shapes):
+            raise ShapeMismatchError(f"{self.name}: {len(shapes)} arrays of logprobs for {len(data)} data.")
+        if not shapes or len(shapes) % self.rows_per_group:
+            raise ShapeMismatchError(
+                f"{self.name}: {len(shapes)} data; expected a multiple of {self.rows_per_group}, at least one group. "
+                "Keep the data of a group next to each other in one batch."
+            )
+        if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) not in (1, 2):
+            raise ShapeMismatchError(
+                f"{self.name}: logprobs of shapes {sorted(set(shapes))[:4]}; expected [T] for all, or [T, K] for all."
+            )
+        rows, length = bucket_shape(len(shapes), max(shape[0] for shape in shapes))
+        rows += -rows % self.rows_per_group
+        inputs = {name: _gather(name, data, shapes, (rows, length)) for name in self._names(data)}
+        return (rows, length), inputs, _mask(shapes, (rows, length))
+
+    def _names(self, data: Sequence[Datum]) -> list[str]:
+        names = set(data[0].loss_fn_inputs)
+        for datum in data:
+            names &= datum.loss_fn_inputs.keys()
+        return sorted(names)
+
+
+class _Inputs(dict[str, Any]):
+    """A batch's inputs by name; a name that is not there is told in words."""
+
+    def __init__(self, loss: str, inputs: Mapping[str, Any]) -> None:
+        super().__init__(inputs)
+        self._loss = loss
+
+    def __missing__(self, name: str) -> Any:
+        raise LossError(
+            f"{self._loss} reads loss_fn_inputs[{name!r}], which not every datum of the batch has; all have "
+            f"{', '.join(sorted(self)) or 'nothing'}. Add it to each datum, or look with inputs.get({name!r})."
+        )
+
+
+def _gather(
+    name: str, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]], padded: tuple[int, int]
+) -> npt.NDArray[Any]:
+    """Return one input of all data as one padded array."""
+    rows = [datum.loss_fn_inputs[name] for datum in data]
+    arrays = [row.to_numpy() if row.is_sparse else row.values_np for row in rows]
+    ranks = {array.ndim for array in arrays}
+    if len(ranks) > 1 or max(ranks) > 2:
+        raise ShapeMismatchError(
+            f"loss_fn_inputs[{name!r}] has {sorted(ranks)} dimensions in different data; expected 0, 1 or 2 in all."
+        )
+    # 32 bits, as JAX computes: token ids and numbers of 64 bits would be cut silently.
+    arrays = [array.astype(np.int32) if array.dtype == np.int64 else array for array in arrays]
+    if ranks == {0}:
+        flat = np.zeros(padded[0], arrays[0].dtype)
+        flat[: len(arrays)] = arrays
+        return flat
+    if any(len(array) != shape[0] for array, shape in zip(arrays, shapes, strict=True)):
+        return pad_rows(arrays, (padded[0], bucket_shape(1, max(map(len, arrays)))[1]))
+    return pad_rows(arrays, padded)
+
+
+def _mask(shapes: Sequence[tuple[int, ...]], padded: tuple[int, int]) -> npt.NDArray[np.bool_]:
+    if len(shapes[0]) == 2:
+        return pad_rows([np.ones(shape, np.bool_) for shape in shapes], padded)
+    lengths = np.zeros(padded[0], np.int32)
+    lengths[: len(shapes)] = [shape[0] for shape in shapes]
+    mask: npt.NDArray[np.bool_] = np.arange(padded[1], dtype=np.int32) < lengths[:, None]
+    return mask
+
+
+def _grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jnp.pad(array, [(0, wanted - size) for size, wanted in zip(array.shape, shape, strict=True)])

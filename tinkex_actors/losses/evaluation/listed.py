@@ -1,0 +1,212 @@
+"""Losses as the official SDK has them, on one array of logprobs for each datum.
+
+Compiled where JAX can trace them, once for each combination of row lengths; uncompiled, with a hint, where it cannot,
+and where the combinations never repeat. ``BatchLoss`` is the form for batches that differ in every step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+
+from tinkex_actors.errors import LossError
+from tinkex_actors.losses.evaluation.fingerprints import fingerprint
+from tinkex_actors.losses.evaluation.result import Evaluation
+from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics, check_value
+from tinkex_actors.losses.evaluation.views import DatumView, NumpyView, inputs_of, unwrap
+from tinkex_actors.runtime.log import Logger
+from tinkex_actors.types import Datum
+
+__all__ = ["ListLoss", "evaluate_list", "loss_name"]
+
+ListLoss = Callable[[Sequence[Any], Sequence[Any]], tuple[Any, Any]]
+Rows = Sequence[npt.NDArray[Any]]
+
+_log = Logger("tinkex_actors.losses")
+
+_MANY_PROGRAMS = 8
+_KEPT_LOSSES = 64
+_SEEN_SHAPES = 4096
+
+_NO_GRADIENT = (
+    "{name}: the loss does not depend on logprobs in a way that can be differentiated, so there is nothing to learn "
+    "from. Compute it from `logprobs` with jax.numpy; float(), .item(), numpy.asarray() and stop_gradient cut the "
+    "gradient off."
+)
+
+
+class _Program:
+    """One loss, its compiled forms, and what is known of it."""
+
+    def __init__(self, loss: ListLoss, kept: list[object]) -> None:
+        self.loss = loss
+        self.kept = kept
+        self.name = loss_name(loss)
+        self.compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
+        self.compiled_shapes: set[Hashable] = set()
+        self.seen_shapes: set[Hashable] = set()
+        self.untraceable = False
+        self.why = ""
+        self.hinted = False
+        self.depends = False
+
+    def _traced(self, rows: list[jax.Array], inputs: list[dict[str, Any]]) -> tuple[jax.Array, dict[str, Any]]:
+        views = [DatumView(of_datum) for of_datum in inputs]
+        return _split(self.name, self.loss(views, rows))
+
+    def hint(self) -> None:
+        """Say once why the loss is slower than it could be."""
+        if self.untraceable and not self.hinted:
+            self.hinted = True
+            _log.warning(
+                "loss.uncompiled",
+                loss=self.name,
+                why=self.why,
+                remedy="it runs all the same, slower: compute with jax.numpy, and branch with jax.numpy.where",
+            )
+
+    def wants_compiling(self, shapes: Hashable) -> bool:
+        """Whether these shapes are worth a program: among the first few, or met before."""
+        if self.untraceable:
+            return False
+        if shapes in self.compiled_shapes:
+            return True
+        if len(self.compiled_shapes) < _MANY_PROGRAMS or shapes in self.seen_shapes:
+            return True
+        if len(self.seen_shapes) >= _SEEN_SHAPES:
+            self.seen_shapes.clear()
+        if not self.seen_shapes:
+            _log.warning(
+                "loss.compiled_often",
+                loss=self.name,
+                programs=len(self.compiled_shapes),
+                remedy="every batch has other row lengths; write it as a losses.BatchLoss, which is padded to a few",
+            )
+        self.seen_shapes.add(shapes)
+        return False
+
+
+_programs: OrderedDict[Hashable, _Program] = OrderedDict()
+_lock = threading.Lock()
+
+
+def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Evaluation:
+    """Return a loss, its gradient and its metrics at one batch.
+
+    Args:
+        loss: ``loss(data, logprobs) -> (scalar, metrics)``. It is compiled as a pure function of its arguments and of
+            the numbers that it captured.
+        data: the batch, given to the loss.
+        logprobs: an array for each datum, checked.
+
+    Raises:
+        ShapeMismatchError: the loss is no scalar.
+        LossError: it has no gradient, or a metric is not as it must be.
+        NonFiniteLossError: NaN or infinity; the datum and the token are named.
+    """
+    program = _program(loss)
+    inputs = inputs_of(data)
+    shapes = tuple(
+        (row.shape, row.dtype.str, tuple((name, array.shape) for name, array in of_datum.items()))
+        for row, of_datum in zip(logprobs, inputs, strict=True)
+    )
+    found = None
+    if program.wants_compiling(shapes):
+        found = _compiled(program, shapes, inputs, logprobs)
+    if found is None:
+        found = _uncompiled(program, data, logprobs)
+    (value, metrics), gradients = found
+    rows = [np.asarray(gradient) for gradient in gradients]
+    number = float(value)
+    check_gradients(program.name, number, rows, logprobs)
+    if not program.depends:
+        _check_dependence(program, rows, inputs, logprobs)
+    return Evaluation(number, rows, check_metrics(program.name, metrics))
+
+
+def loss_name(loss: object) -> str:
+    """Return what messages call a loss."""
+    return str(getattr(loss, "__qualname__", None) or getattr(loss, "name", None) or type(loss).__name__)
+
+
+def _program(loss: ListLoss) -> _Program:
+    key, kept = fingerprint(loss)
+    with _lock:
+        program = _programs.pop(key, None) or _Program(loss, kept)
+        _programs[key] = program
+        while len(_programs) > _KEPT_LOSSES:
+            _programs.popitem(last=False)
+    return program
+
+
+def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]], logprobs: Rows) -> Any:
+    """Return the compiled program's result, or None where the loss cannot be traced."""
+    try:
+        found = program.compiled(list(logprobs), inputs)
+    except LossError:
+        raise
+    except Exception as error:  # whatever it is: the uncompiled run shows whether the loss itself is wrong
+        program.untraceable = True
+        program.why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        return None
+    program.compiled_shapes.add(shapes)
+    return found
+
+
+def _uncompiled(program: _Program, data: Sequence[Datum], logprobs: Rows) -> Any:
+    def plain(rows: list[jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
+        return _differentiable(program.name, program.loss(data, rows))
+
+    def for_numpy(rows: list[jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
+        return _differentiable(program.name, program.loss(data, [NumpyView(row) for row in rows]))
+
+    rows = [jnp.asarray(row) for row in logprobs]
+    try:
+        found = jax.value_and_grad(plain, has_aux=True)(rows)
+    except (jax.errors.TracerArrayConversionError, TypeError):
+        found = jax.value_and_grad(for_numpy, has_aux=True)(rows)
+    program.hint()
+    return found
+
+
+def _split(name: str, result: Any) -> tuple[jax.Array, dict[str, Any]]:
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise LossError(f"{name} returned a {type(result).__name__}; expected (loss, metrics).")
+    value, metrics = unwrap(result)
+    check_value(name, value)
+    if not isinstance(metrics, dict):
+        check_metrics(name, metrics)
+    return jnp.asarray(value), dict(metrics)
+
+
+def _differentiable(name: str, result: Any) -> tuple[jax.Array, dict[str, Any]]:
+    value, metrics = _split(name, result)
+    if not isinstance(value, jax.core.Tracer):
+        raise LossError(_NO_GRADIENT.format(name=name))
+    return value, metrics
+
+
+def _check_dependence(program: _Program, rows: Rows, inputs: list[dict[str, Any]], logprobs: Rows) -> None:
+    """Refuse a loss that cannot have a gradient: one that is zero here may be so by chance, as of advantages of 0."""
+    if any(row.any() for row in rows) or program.untraceable:
+        program.depends = True
+        return
+
+    def tangent(moved: list[jax.Array]) -> Any:
+        return jax.jvp(lambda at: program._traced(at, inputs)[0], (list(logprobs),), (moved,))[1]
+
+    jaxpr = jax.make_jaxpr(tangent)(list(logprobs)).jaxpr
+    reached = set(jaxpr.invars)
+    for equation in jaxpr.eqns:
+        if any(variable in reached for variable in equation.invars if not hasattr(variable, "val")):
+            reached.update(equation.outvars)
+    if not any(variable in reached for variable in jaxpr.outvars if not hasattr(variable, "val")):
+        raise LossError(_NO_GRADIENT.format(name=program.name))
+    program.depends = True
