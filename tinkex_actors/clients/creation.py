@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tinkex_actors.clients.backbone import Backbone
     from tinkex_actors.tokenizers import Tokenizer
 
-__all__ = ["create_model", "create_model_from_state", "create_sampler", "sampler_of_save"]
+__all__ = ["create_model", "create_model_from_state", "create_sampler", "sampler_of_save", "training_client"]
 
 _RANK = 32
 
@@ -48,7 +48,7 @@ def create_model(
     async def run(future: ApiFuture[Any]) -> TrainingClient:
         session_id = await core.session.ready()
         model_id = await _create(core, future, session_id, number, base_model, lora, user_metadata, optimizer_config)
-        return await _training_client(core, model_id, base_model)
+        return await training_client(core, model_id, base_model)
 
     return core.courier.send("create_lora_training_client", run, base_model=base_model, model_seq_id=number)
 
@@ -92,7 +92,7 @@ def create_model_from_state(
         )
         if core.link.dialect.create_by_load and await _create_by_load(core, future, message):
             # Protocol 0.3: the client composes the id of a model that was created by loading.
-            return await _training_client(core, f"{session_id}:train:{number}", base_model)
+            return await training_client(core, f"{session_id}:train:{number}", base_model)
         return await _create_then_load(core, future, message)
 
     return core.courier.send(operation, run, path=path, model_seq_id=number)
@@ -201,12 +201,13 @@ async def _create_then_load(core: Backbone, future: ApiFuture[Any], wanted: Load
     model_id = await _create(
         core, future, session_id, number, name, lora, wanted.user_metadata, wanted.optimizer_config
     )
-    client = await _training_client(core, model_id, name)
+    client = await training_client(core, model_id, name)
     await (client.load_state_with_optimizer(path) if wanted.optimizer else client.load_state(path))
     return client
 
 
-async def _training_client(core: Backbone, model_id: str, base_model: str | None) -> TrainingClient:
+async def training_client(core: Backbone, model_id: str, base_model: str | None) -> TrainingClient:
+    """Make a client of a model that exists; ``base_model`` is for servers that do not describe their models."""
     try:
         info = await core.link.exchange(ROUTES["get_info"], GetInfoRequest(model_id=model_id))
     except UnsupportedByServerError:

@@ -78,14 +78,21 @@ class SessionDesk(Desk):
         self.pulse = heartbeat.Heartbeat()
         self.refreshes = False
         # The numbers of models and of sampling sessions, taken at the call (protocol 1.7.10, 1.7.19).
-        first = 0 if joins is None else _far_from_others()
-        self.model_numbers = itertools.count(first)
-        self.sampling_numbers = itertools.count(first)
+        self.model_numbers = itertools.count()
+        self.sampling_numbers = itertools.count()
+        if joins is not None:
+            self.count_far_from_others()
         # Stable over attempts and incarnations, so that a repeated create_session can be told from a second one.
         self.key = f"session-{uuid.uuid4()}"
         self._ledger = ledger
         self._on_flags = on_flags
         self._ready: ApiFuture[str] | None = None
+
+    def count_far_from_others(self) -> None:
+        """From here on give numbers that no other client of a session that is shared has given."""
+        first = _far_from_others()
+        self.model_numbers = itertools.count(first)
+        self.sampling_numbers = itertools.count(first)
 
     @property
     def wanted(self) -> bool:

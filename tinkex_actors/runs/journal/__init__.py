@@ -1,0 +1,1 @@
+"""A run's journal: what has happened, in SQLite, written off the loop."""

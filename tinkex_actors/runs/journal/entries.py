@@ -1,0 +1,262 @@
+"""What is written to a journal. Each entry is idempotent: written again after a crash, it changes nothing."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import zlib
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from tinkex_actors.types import Datum, EncodedTextChunk
+
+__all__ = [
+    "CheckpointState",
+    "Entry",
+    "Note",
+    "OperationEnded",
+    "OperationSent",
+    "RunClosed",
+    "RunOpened",
+    "SampleDrawn",
+    "StepCommitted",
+    "StepsWithdrawn",
+    "digest_of",
+    "json_text",
+]
+
+
+class Entry(Protocol):
+    """Something to write."""
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it, within a transaction."""
+
+
+def json_text(value: object) -> str | None:
+    """Return a value as JSON text; None stays None. Every float comes back as it was, NaN and infinities too."""
+    return None if value is None else json.dumps(value, separators=(",", ":"))
+
+
+class RunOpened(msgspec.Struct, frozen=True, kw_only=True):
+    """The run was opened, on the model it has now.
+
+    Args:
+        way: ``created``, ``attached`` to the living model, or ``restored`` from a checkpoint.
+        first_step: the first step that this opening does.
+        next_seq: the number that the model's next request has.
+    """
+
+    epoch: int
+    at: str
+    pid: int
+    host: str
+    command: list[str] | None
+    folder: str
+    way: str
+    base_url: str
+    session_id: str
+    model_id: str
+    first_step: int
+    next_seq: int
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it."""
+        values = msgspec.structs.asdict(self)
+        _put(connection, "openings", values | {"command": json_text(self.command)})
+
+
+class RunClosed(msgspec.Struct, frozen=True, kw_only=True):
+    """The run was closed in order: with ``finished``, ``stopped``, or the name of what ended it."""
+
+    epoch: int
+    at: str
+    ending: str
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it."""
+        connection.execute(
+            "UPDATE openings SET closed_at = ?, ending = ? WHERE epoch = ?", (self.at, self.ending, self.epoch)
+        )
+
+
+class OperationSent(msgspec.Struct, frozen=True, kw_only=True):
+    """A training request was submitted.
+
+    Args:
+        number: which one of its opening, from 1.
+        place: which one of its step, from 0.
+        first_seq: its first number in the model's order; ``count`` of them.
+        content: what it carries, told apart by :func:`digest_of` when this is written.
+    """
+
+    epoch: int
+    number: int
+    model_id: str
+    step: int
+    place: int
+    kind: str
+    first_seq: int
+    count: int
+    content: Any
+    at: str
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it, and note where a step that is repeated has other content than before."""
+        digest = digest_of(self.content)
+        earlier = connection.execute(
+            "SELECT digest FROM operations WHERE step = ? AND place = ? AND kind = ? AND epoch < ? "
+            "ORDER BY epoch DESC LIMIT 1",
+            (self.step, self.place, self.kind, self.epoch),
+        ).fetchone()
+        if earlier is not None and earlier[0] != digest:
+            text = f"{self.kind} of step {self.step} was repeated with other data or settings than before"
+            Note(at=self.at, step=self.step, kind="diverged", text=text).write(connection)
+        values = msgspec.structs.asdict(self)
+        del values["content"]
+        _put(connection, "operations", values | {"key": f"{self.model_id}:{self.first_seq}", "digest": digest})
+
+
+class OperationEnded(msgspec.Struct, frozen=True, kw_only=True):
+    """A training request ended: ``done`` with its metrics, ``failed`` with the error's text, or ``cancelled``."""
+
+    epoch: int
+    number: int
+    state: str
+    request_ids: list[str]
+    outcome: Any = None
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it."""
+        connection.execute(
+            "UPDATE operations SET state = ?, request_ids = ?, outcome = ? WHERE epoch = ? AND number = ?",
+            (self.state, json_text(self.request_ids), json_text(self.outcome), self.epoch, self.number),
+        )
+
+
+class StepCommitted(msgspec.Struct, frozen=True, kw_only=True):
+    """A step's optimizer step is confirmed.
+
+    Args:
+        next_seq: the number that the model's next request will have.
+        cursor: the program's own place in its data, after the step.
+    """
+
+    step: int
+    epoch: int
+    next_seq: int
+    metrics: dict[str, float] | None
+    optim_metrics: dict[str, float] | None
+    cursor: Any
+    seconds: float
+    at: str
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it."""
+        texts = {name: json_text(getattr(self, name)) for name in ("metrics", "optim_metrics", "cursor")}
+        _put(connection, "steps", msgspec.structs.asdict(self) | texts)
+
+
+class StepsWithdrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """The model goes back to a checkpoint: the steps from ``first`` on will be done again."""
+
+    first: int
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it."""
+        connection.execute("DELETE FROM steps WHERE step >= ?", (self.first,))
+
+
+class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
+    """A checkpoint after ``step`` steps is ``kept``, to be ``dropping``, ``dropped``, or found to be ``lost``."""
+
+    path: str
+    step: int
+    epoch: int
+    next_seq: int
+    cursor: Any
+    state: str
+    at: str
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it. What was drawn before the oldest checkpoint that is kept cannot be asked for again: it goes."""
+        _put(connection, "checkpoints", msgspec.structs.asdict(self) | {"cursor": json_text(self.cursor)})
+        if self.state != "kept":
+            connection.execute(
+                "DELETE FROM samples WHERE step < (SELECT min(step) FROM checkpoints WHERE state = 'kept')"
+            )
+
+
+class SampleDrawn(msgspec.Struct, frozen=True, kw_only=True):
+    """What a step drew, so that it need not draw it twice; ``response`` is the answer as JSON."""
+
+    step: int
+    place: int
+    digest: str
+    response: bytes
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it."""
+        _put(connection, "samples", msgspec.structs.asdict(self))
+
+
+class Note(msgspec.Struct, frozen=True, kw_only=True):
+    """Something for a person to know."""
+
+    at: str
+    kind: str
+    text: str
+    step: int | None = None
+
+    def write(self, connection: sqlite3.Connection) -> None:
+        """Write it; the same words about the same moment are written once."""
+        connection.execute(
+            "INSERT INTO notes (at, step, kind, text) SELECT ?1, ?2, ?3, ?4 WHERE NOT EXISTS "
+            "(SELECT 1 FROM notes WHERE at = ?1 AND kind = ?3 AND text = ?4)",
+            (self.at, self.step, self.kind, self.text),
+        )
+
+
+def _put(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> None:
+    """Write a row, in the place of the one with the same key; the names are those of our own fields."""
+    names, places = ", ".join(values), ", ".join("?" * len(values))
+    connection.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({places})", tuple(values.values()))
+
+
+def digest_of(content: Any) -> str:
+    """Return a short text that two different contents rarely share.
+
+    It tells a repeated request from a different one; nothing secret or safe hangs on it. A batch of 64 x 1024 tokens
+    takes some tenths of a millisecond.
+    """
+    crc = 0
+    for piece in _pieces(content):
+        crc = zlib.crc32(piece, zlib.crc32(b"\x1f", crc))
+    return f"{crc:08x}"
+
+
+def _pieces(content: Any) -> Iterable[Any]:
+    if isinstance(content, Datum):
+        for chunk in content.model_input.chunks:
+            yield chunk.tokens_np.data if isinstance(chunk, EncodedTextChunk) else repr(chunk).encode()
+        for name, tensor in sorted(content.loss_fn_inputs.items()):
+            yield f"{name} {tensor.shape}".encode()
+            for part in (tensor.values_np, tensor.crow_indices_np, tensor.col_indices_np):
+                if part is not None:
+                    yield part.tobytes()
+    elif isinstance(content, (list, tuple)):
+        for item in content:
+            yield from _pieces(item)
+    elif isinstance(content, bytes):
+        yield content
+    elif isinstance(content, msgspec.Struct):
+        yield repr(content).encode() if not _plain(content) else msgspec.json.encode(content)
+    else:
+        yield repr(content).encode()
+
+
+def _plain(content: msgspec.Struct) -> bool:
+    kinds: tuple[type, ...] = (str, int, float, bool, type(None), list, dict)
+    return all(isinstance(value, kinds) for value in msgspec.structs.astuple(content))

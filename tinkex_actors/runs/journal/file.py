@@ -1,0 +1,211 @@
+"""The journal's file: opened, checked, written, copied. Every method blocks; call them on one thread.
+
+What is promised of the disk: WAL, ``synchronous=FULL``. An entry that is reported as written survives the process and
+the machine. What arrives while a write is under way goes into the next transaction together, so there is one sync for
+all of it, and nobody trains more slowly for it: only checkpoints are deleted later than their successors are on disk.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tinkex_actors.errors import JournalDamagedError, RunError
+from tinkex_actors.runs.journal.record import Record, read_record
+from tinkex_actors.runs.journal.schema import migrate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from tinkex_actors.runs.journal.entries import Entry
+    from tinkex_actors.runs.spec import RunSpec
+
+__all__ = ["JOURNAL", "JournalFile", "read_journal", "repair"]
+
+JOURNAL, _COPY = "journal.sqlite3", "journal.copy.sqlite3"
+
+# Another process may read while this one writes; a reader never waits, a writer waits for a reader's checkpoint.
+_BUSY_SECONDS = 10.0
+
+
+class JournalFile:
+    """One run's journal, open for writing.
+
+    Args:
+        folder: the run's folder; it exists.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / JOURNAL
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> Record:
+        """Open the file, or make it; check it whole; bring it to today's tables; return what it says.
+
+        Raises:
+            JournalDamagedError: it is damaged.
+            RunError: a newer version wrote it, or the folder cannot be written.
+        """
+        connection = _connect(self.path)
+        try:
+            record = _checked(connection, self.path, write=True)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection = connection
+        return record
+
+    def begin(self, spec: RunSpec, checkpoint_every: int | None) -> None:
+        """Write down what the run is."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT INTO spec (only, spec, created_at, checkpoint_every) VALUES (0, ?, ?, ?) "
+                "ON CONFLICT (only) DO UPDATE SET checkpoint_every = excluded.checkpoint_every",
+                (msgspec.json.encode(spec).decode(), datetime.now(UTC).isoformat(), checkpoint_every),
+            )
+
+    def write(self, entries: Iterable[Entry]) -> None:
+        """Write entries, all of them or none; they are on disk when this returns.
+
+        Raises:
+            RunError: they cannot be written.
+        """
+        with self._transaction() as connection:
+            for entry in entries:
+                entry.write(connection)
+
+    def copy(self) -> None:
+        """Keep a copy as it is now, for :func:`repair`. The previous copy stays until this one is complete."""
+        assert self._connection is not None
+        fresh = self.path.with_name(f"{_COPY}.new")
+        fresh.unlink(missing_ok=True)
+        try:
+            with contextlib.closing(sqlite3.connect(fresh)) as target:
+                self._connection.backup(target)
+            with fresh.open("rb+") as file:
+                os.fsync(file.fileno())
+            fresh.replace(self.path.with_name(_COPY))
+        except (sqlite3.Error, OSError) as error:
+            raise _unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file. Idempotent."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        assert self._connection is not None
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.rollback()
+                raise
+            self._connection.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise _unwritable(self.path, error) from error
+
+
+def read_journal(folder: Path) -> Record:
+    """Return what a run's journal says, without changing it, also while another process writes it.
+
+    Raises:
+        RunError: there is no journal, or a newer version wrote it.
+        JournalDamagedError: it is damaged.
+    """
+    path = folder / JOURNAL
+    if not path.is_file():
+        raise RunError(
+            f"There is no run in {folder}: it has no {JOURNAL}. `tinkex-actors run list` finds runs.", path=str(folder)
+        )
+    with contextlib.closing(_connect(path)) as connection:
+        return _checked(connection, path, write=False)
+
+
+def repair(folder: Path) -> tuple[Path, Record]:
+    """Put the copy that was kept with the last checkpoint in the place of a damaged journal.
+
+    Returns:
+        Where the damaged one was put, and what the copy says.
+
+    Raises:
+        RunError: there is no copy.
+        JournalDamagedError: the copy is damaged too.
+    """
+    path, copy = folder / JOURNAL, folder / _COPY
+    if not copy.is_file():
+        raise RunError(
+            f"{folder} has no copy of its journal: one is made with each checkpoint. Begin anew in another folder; "
+            "the checkpoints that the server still has can be its beginning (from_checkpoint=).",
+            path=str(folder),
+        )
+    with contextlib.closing(_connect(copy)) as connection:
+        record = _checked(connection, copy, write=False)
+    aside = folder / f"journal.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.sqlite3"
+    for suffix in ("-wal", "-shm", ""):
+        found = path.with_name(path.name + suffix)
+        if found.exists():
+            found.replace(aside.with_name(aside.name + suffix))
+    fresh = path.with_name(f"{path.name}.new")
+    fresh.write_bytes(copy.read_bytes())
+    fresh.replace(path)
+    return aside, record
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    try:
+        # One thread uses it at a time; which one of the executor's threads that is, does not matter.
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    except sqlite3.Error as error:
+        raise _unwritable(path, error) from error
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _checked(connection: sqlite3.Connection, path: Path, *, write: bool) -> Record:
+    try:
+        if write:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise _damaged(path, found)
+        if write:
+            migrate(connection, str(path))
+        return read_record(connection)
+    except sqlite3.OperationalError as error:
+        raise _unwritable(path, error) from error
+    except (sqlite3.DatabaseError, msgspec.DecodeError, TypeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, what: object) -> JournalDamagedError:
+    copy = path.with_name(_COPY)
+    way = (
+        f"Its copy of the last checkpoint is there: `tinkex-actors run repair {path.parent}` puts it in place, and the "
+        "run goes on from that checkpoint."
+        if copy.is_file() and copy != path
+        else "There is no copy of it. Begin anew in another folder; the checkpoints that the server still has can be "
+        "its beginning (from_checkpoint=)."
+    )
+    return JournalDamagedError(f"The journal {path} is damaged ({what}). {way}", path=str(path.parent))
+
+
+def _unwritable(path: Path, error: Exception) -> RunError:
+    return RunError(
+        f"The journal {path} cannot be used ({error}). See that its folder is writable and its disk has room; the run "
+        "goes on where it stood.",
+        path=str(path.parent),
+    )
