@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SamplingClient,
         ServiceClient,
         TrainingClient,
+        WatchedRun,
     )
     from tinkex_actors.config import BreakerConfig, Config, RetryConfig
     from tinkex_actors.errors import (
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
         WireError,
         WrongLoopError,
     )
+    from tinkex_actors.machines.recovery import RecoveryPolicy
     from tinkex_actors.runtime import run
     from tinkex_actors.types import (
         AccessibleSearchOwner,
@@ -274,8 +276,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "tinkex_actors.clients": """
-        AdminClient ApiFuture ArchiveLimits RestClient SamplingClient ServiceClient TrainingClient
+        AdminClient ApiFuture ArchiveLimits RestClient SamplingClient ServiceClient TrainingClient WatchedRun
     """,
+    "tinkex_actors.machines.recovery": "RecoveryPolicy",
     "tinkex_actors.config": "BreakerConfig Config RetryConfig",
     "tinkex_actors.errors": """
         APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError
@@ -493,6 +496,7 @@ __all__ = [
     "RequestFailedError",
     "RequestFailedResponse",
     "RequestID",
+    "RecoveryPolicy",
     "RestClient",
     "RestartsExhaustedError",
     "RunDivergedError",
@@ -571,6 +575,7 @@ __all__ = [
     "UnsupportedByServerError",
     "UntypedAPIFuture",
     "UserSearchOwner",
+    "WatchedRun",
     "WeightsInfoRequest",
     "WeightsInfoResponse",
     "WhoamiResponse",

@@ -9,7 +9,8 @@
     │  ├─ courier       errands of a few requests
     │  ├─ dispatcher    samples: admission and back-off window
     │  └─ trainers      a sequencer for each model
-    └─ telemetry        under a supervisor of its own: gives up alone
+    ├─ telemetry        under a supervisor of its own: gives up alone
+    └─ recovery         the same: watches runs, where the program asks for it
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from tinkex_actors.actors.courier import Courier, CourierDesk
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.actors.dispatcher import Dispatcher, DispatcherDesk
 from tinkex_actors.actors.poller import Poller, PollerDesk
+from tinkex_actors.actors.recovery import Recovery, RecoveryDesk
 from tinkex_actors.actors.sequencer import Sequencer, SequencerDesk
 from tinkex_actors.actors.session import Session, SessionDesk
 from tinkex_actors.actors.telemetry import Telemetry, TelemetryDesk
@@ -78,6 +80,7 @@ class ServiceTree:
         courier: CourierDesk,
         dispatcher: DispatcherDesk,
         telemetry: TelemetryDesk,
+        recovery: RecoveryDesk,
         ledger: Ledger,
         link: Link,
     ) -> None:
@@ -97,6 +100,12 @@ class ServiceTree:
                 Supervisor,
                 ([ChildSpec(Telemetry, (telemetry, link), name="batcher")],),
                 name="telemetry",
+                restart="temporary",
+            ),
+            ChildSpec(
+                Supervisor,
+                ([ChildSpec(Recovery, (recovery, link), name="monitor")],),
+                name="recovery",
                 restart="temporary",
             ),
         ]

@@ -1,6 +1,7 @@
 """What users hold: the service, and the clients made from it."""
 
 from tinkex_actors.actors.futures import ApiFuture
+from tinkex_actors.clients.recovery import WatchedRun
 from tinkex_actors.clients.rest import AdminClient, ArchiveLimits, Pages, RestClient
 from tinkex_actors.clients.sampling import SamplingClient
 from tinkex_actors.clients.service import ServiceClient
@@ -17,4 +18,5 @@ __all__ = [
     "ServiceClient",
     "Telemetry",
     "TrainingClient",
+    "WatchedRun",
 ]

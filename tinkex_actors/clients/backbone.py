@@ -11,6 +11,7 @@ from tinkex_actors.actors.dispatcher import DispatcherDesk
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
 from tinkex_actors.actors.poller import PollerDesk, Promise
+from tinkex_actors.actors.recovery import RecoveryDesk
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
 from tinkex_actors.actors.telemetry import Spool, TelemetryDesk, spool_name
@@ -80,6 +81,7 @@ class Backbone:
         )
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
+        self.recovery = RecoveryDesk()
         self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller, draw=self.system.rng.random)
         self._apply(self.session.flags)
         self.tree = ServiceTree(
@@ -88,6 +90,7 @@ class Backbone:
             courier=self.courier,
             dispatcher=self.dispatcher,
             telemetry=self.telemetry,
+            recovery=self.recovery,
             ledger=self.ledger,
             link=self.link,
         )

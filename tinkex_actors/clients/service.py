@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.backbone import Backbone
 from tinkex_actors.clients.creation import create_model, create_model_from_state, create_sampler
+from tinkex_actors.clients.recovery import WatchedRun
 from tinkex_actors.clients.rest import AdminClient, RestClient
 from tinkex_actors.clients.telemetry import Telemetry
 from tinkex_actors.config import Config
 from tinkex_actors.errors import ClosedError, ConfigError, InputError, WrongLoopError
+from tinkex_actors.machines.recovery import RecoveryPolicy
 from tinkex_actors.types import LoraConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from tinkex_actors.actors.explanation import Explanation
@@ -176,6 +179,41 @@ class ServiceClient:
     def create_rest_client(self) -> RestClient:
         """Training runs, checkpoints and sessions: what exists. No request is sent."""
         return RestClient(self._use())
+
+    def watch(
+        self,
+        training: TrainingClient,
+        policy: RecoveryPolicy | None = None,
+        *,
+        on_recovery: Callable[[TrainingClient, TrainingClient, str], object] | None = None,
+        on_failure: Callable[[str, Exception], object] | None = None,
+        restore: Callable[[str, bool], ApiFuture[TrainingClient]] | None = None,
+    ) -> WatchedRun:
+        """Have a training run brought back from its newest checkpoint when the server loses it.
+
+        Args:
+            training: the run's client.
+            policy: attempts, waits, which checkpoint; one for all runs of a service. Default ``RecoveryPolicy()``.
+            on_recovery: called on the loop with the old client, the new one and the checkpoint's path.
+            on_failure: called with the run's id and the last error when it stays lost.
+            restore: makes a client of a checkpoint's path, with the optimizer or without; default this service does.
+                For runs whose session may end with them: make it in a session that lives.
+
+        Raises:
+            InputError: the run is watched already.
+            ConfigError: other runs are watched under another policy.
+        """
+        core = self._use()
+        chosen = policy if policy is not None else RecoveryPolicy()
+        core.recovery.follow(chosen)
+
+        def here(path: str, optimizer: bool) -> ApiFuture[TrainingClient]:
+            make = self.create_training_client_from_state
+            return (self.create_training_client_from_state_with_optimizer if optimizer else make)(path)
+
+        return WatchedRun(
+            core, training, chosen, restore=restore or here, on_recovery=on_recovery, on_failure=on_failure
+        )
 
     def create_admin_client(self) -> AdminClient:
         """Audit and billing, for administrators. No request is sent."""

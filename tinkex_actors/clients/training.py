@@ -310,6 +310,17 @@ class TrainingClient:
 
         return core.courier.send("unload_model", run, model_id=self.model_id)
 
+    def adopt(self, other: TrainingClient) -> None:
+        """Go on as another client's model: from now on this client's calls are that model's.
+
+        What was called before stays with the model it was called on. For programs that pass a client around and
+        replace its model, as recovery does.
+        """
+        self._core, self._desk, self._info = other._core, other._desk, other._info
+        self._tokenizer = other._tokenizer or self._tokenizer
+        self._unloaded = other._unloaded
+        self.model_id, self.base_model = other.model_id, other.base_model
+
     def _use(self) -> Backbone:
         core = self._core.use()
         if self._unloaded:
