@@ -13,6 +13,7 @@ from tinkex_actors.actors.explanation import OperationStalled
 from tinkex_actors.actors.ledger import OperationLost
 from tinkex_actors.actors.link.events import BreakerChanged, CredentialReplaced, RequestCoalesced, StaleAnswerUsed
 from tinkex_actors.actors.link.speech import DialectLearnt
+from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed, SequenceBroken
 from tinkex_actors.actors.session.events import (
     ConfigRefreshed,
     HeartbeatDelayed,
@@ -33,7 +34,10 @@ __all__ = [
     "HeartbeatDelayed",
     "OperationLost",
     "OperationStalled",
+    "QueuePaused",
+    "QueueResumed",
     "RequestCoalesced",
+    "SequenceBroken",
     "SessionDegraded",
     "SessionEnded",
     "SessionFinished",

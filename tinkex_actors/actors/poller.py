@@ -42,11 +42,12 @@ class Promise:
         route: the endpoint that gave it; says what the result is.
         on_result: called with the decoded result.
         on_error: called with the error that ends it.
+        on_queue: called at once when the queue's state changes, with the new state and the server's reason.
         now: the loop's time.
         roundtrip: seconds between starting the call and holding the promise (protocol 1.2).
     """
 
-    __slots__ = ("machine", "on_error", "on_result", "request_id", "roundtrip", "route")
+    __slots__ = ("machine", "on_error", "on_queue", "on_result", "request_id", "roundtrip", "route")
 
     def __init__(
         self,
@@ -57,11 +58,13 @@ class Promise:
         on_error: Callable[[Exception], None],
         now: float,
         roundtrip: float | None = None,
+        on_queue: Callable[[str, str | None], None] | None = None,
     ) -> None:
         self.request_id = request_id
         self.route = route
         self.on_result = on_result
         self.on_error = on_error
+        self.on_queue = on_queue
         self.roundtrip = roundtrip
         self.machine = polling.Polling(request_id=request_id, started_at=now)
 
@@ -98,7 +101,7 @@ class PollerDesk(Desk):
         """Begin polling. A promise that is watched already stays as it is: a re-sent request names the same one."""
         if promise.request_id in self.promises:
             known = self.promises[promise.request_id]
-            known.on_result, known.on_error = promise.on_result, promise.on_error
+            known.on_result, known.on_error, known.on_queue = promise.on_result, promise.on_error, promise.on_queue
             return
         self.promises[promise.request_id] = promise
         self.fresh.append(promise)
@@ -207,7 +210,11 @@ class Poller(Actor):
             event, outcome = polling.NoAnswer(), broken
         except TinkexError as unreadable:
             return polling.Fail("protocol", str(unreadable)), unreadable
-        return polling.step(machine, event, loop.time(), self.system.rng.random()), outcome
+        before = machine.queue_state
+        decision = polling.step(machine, event, loop.time(), self.system.rng.random())
+        if machine.queue_state != before and promise.on_queue is not None and isinstance(decision, polling.Poll):
+            promise.on_queue(machine.queue_state, machine.queue_reason)
+        return decision, outcome
 
 
 def _error(promise: Promise, decision: polling.Fail, cause: Any) -> Exception:

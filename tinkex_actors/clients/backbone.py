@@ -11,7 +11,7 @@ from tinkex_actors.actors.dispatcher import DispatcherDesk
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
 from tinkex_actors.actors.poller import PollerDesk, Promise
-from tinkex_actors.actors.sequencer import SequencerDesk
+from tinkex_actors.actors.sequencer import Discipline, SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
 from tinkex_actors.actors.telemetry import Spool, TelemetryDesk, spool_name
 from tinkex_actors.actors.tree import ServiceTree
@@ -136,7 +136,9 @@ class Backbone:
             ledger=self.ledger,
             poller=self.poller,
             gate=self.training_gate,
-            parallel_chunks=self.session.flags.parallel_fwdbwd_chunks,
+            discipline=self._discipline(),
+            publish=self.system.events.publish,
+            now=self.loop.time,
         )
         self.tree.add_trainer(desk)
         return desk
@@ -215,6 +217,7 @@ class Backbone:
     def _apply(self, flags: ClientConfigResponse) -> None:
         # The flags come before the first training or sampling request, so nothing is inside the gates they replace.
         self.link.compress = flags.proto_compress_fwdbwd
+        self.link.billing.window = flags.billing_exception_max_pause_duration_sec
         self.link.keyring.follow(
             exchanging=flags.pjwt_auth_enabled, from_command=flags.credential_default_source == "credential_cmd"
         )
@@ -225,6 +228,15 @@ class Backbone:
             in_flight = min(in_flight, self.transport.sample_slots)
         self.dispatcher.admission.limits = AdmissionLimits(
             in_flight=in_flight, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
+        )
+
+    def _discipline(self) -> Discipline:
+        config = self.config
+        return Discipline(
+            parallel_chunks=config.training_order is None and self.session.flags.parallel_fwdbwd_chunks,
+            awaits_results=config.training_order == "results",
+            resends=config.resend_training,
+            pause_deadline=config.pause_deadline,
         )
 
     async def _boot(self) -> None:
