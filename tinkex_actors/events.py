@@ -8,7 +8,12 @@ Subscribe to one class, or to everything::
 the actors themselves (crashes, restarts, dead letters) are in :mod:`tinkex_actors.runtime`.
 """
 
-from tinkex_actors.actors.dispatcher import BackoffWindowOpened
+from tinkex_actors.actors.dispatcher.events import (
+    BackoffWindowClosed,
+    BackoffWindowOpened,
+    SamplingQueuePaused,
+    SamplingQueueResumed,
+)
 from tinkex_actors.actors.explanation import OperationStalled
 from tinkex_actors.actors.ledger import OperationLost
 from tinkex_actors.actors.link.events import BreakerChanged, CredentialReplaced, RequestCoalesced, StaleAnswerUsed
@@ -26,6 +31,7 @@ from tinkex_actors.actors.session.events import (
 )
 
 __all__ = [
+    "BackoffWindowClosed",
     "BackoffWindowOpened",
     "BreakerChanged",
     "ConfigRefreshed",
@@ -37,6 +43,8 @@ __all__ = [
     "QueuePaused",
     "QueueResumed",
     "RequestCoalesced",
+    "SamplingQueuePaused",
+    "SamplingQueueResumed",
     "SequenceBroken",
     "SessionDegraded",
     "SessionEnded",
