@@ -8,12 +8,18 @@ Subscribe to one class, or to everything::
 the actors themselves (crashes, restarts, dead letters) are in :mod:`tinkex_actors.runtime`.
 """
 
-from tinkex_actors.actors.dispatcher import BackoffWindowOpened
+from tinkex_actors.actors.dispatcher.events import (
+    BackoffWindowClosed,
+    BackoffWindowOpened,
+    SamplingQueuePaused,
+    SamplingQueueResumed,
+)
 from tinkex_actors.actors.explanation import OperationStalled
 from tinkex_actors.actors.ledger import OperationLost
 from tinkex_actors.actors.link.events import BreakerChanged, CredentialReplaced, RequestCoalesced, StaleAnswerUsed
 from tinkex_actors.actors.link.speech import DialectLearnt
 from tinkex_actors.actors.recovery import RecoveryCompleted, RecoveryExhausted, RecoveryFailed, RecoveryStarted
+from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed, SequenceBroken
 from tinkex_actors.actors.session.events import (
     ConfigRefreshed,
     HeartbeatDelayed,
@@ -26,6 +32,7 @@ from tinkex_actors.actors.session.events import (
 )
 
 __all__ = [
+    "BackoffWindowClosed",
     "BackoffWindowOpened",
     "BreakerChanged",
     "ConfigRefreshed",
@@ -34,11 +41,16 @@ __all__ = [
     "HeartbeatDelayed",
     "OperationLost",
     "OperationStalled",
+    "QueuePaused",
+    "QueueResumed",
     "RecoveryCompleted",
     "RecoveryExhausted",
     "RecoveryFailed",
     "RecoveryStarted",
     "RequestCoalesced",
+    "SamplingQueuePaused",
+    "SamplingQueueResumed",
+    "SequenceBroken",
     "SessionDegraded",
     "SessionEnded",
     "SessionFinished",

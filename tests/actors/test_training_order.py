@@ -125,7 +125,7 @@ async def test_past_the_restart_limits_every_pending_future_fails_at_once() -> N
 
 @virtual_time()
 async def test_a_lost_number_breaks_the_sequence_and_says_so() -> None:
-    from tinkex_actors import APIConnectionError, SequenceBrokenError
+    from tinkex_actors import APIConnectionError, OutcomeUnknownError, SequenceBrokenError
 
     server = ModelServer(random.Random(4))
     async with a_service(server) as service:
@@ -133,8 +133,10 @@ async def test_a_lost_number_breaks_the_sequence_and_says_so() -> None:
         server.faults = Faults(lost_request=1.0)
         lost = training.forward_backward([datum()], "cross_entropy")
         behind = training.optim_step(AdamParams())
-        with pytest.raises(APIConnectionError):
+        with pytest.raises(OutcomeUnknownError, match=r"request 1 was sent.*last checkpoint") as unknown:
             await lost
+        assert unknown.value.seq_id == 1
+        assert isinstance(unknown.value.__cause__, APIConnectionError)
         with pytest.raises(SequenceBrokenError) as caught:
             await behind
         assert caught.value.first_failed_seq_id == 1

@@ -51,7 +51,7 @@ async def test_a_429_opens_one_window_for_all_and_everything_is_answered_in_the_
         refused = server.seen["asample"]
         assert opened
         assert "back-off" in str(service.explain())
-        await asyncio.sleep(0.9)
+        await asyncio.sleep(0.4)
         assert server.seen["asample"] == refused, "nothing is posted while the window is open"
         server.faults = Faults(latency=0.0)
         await asyncio.gather(*waiting)

@@ -7,35 +7,77 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinkex_actors.errors import ConfigError
-from tinkex_actors.machines.retry import NO_RETRY, Failure, RetryPolicy, decide, is_refusal, is_retryable, policy_for
+from tinkex_actors.machines.retry import (
+    NO_RETRY,
+    Billing,
+    Failure,
+    RetryPolicy,
+    Verdict,
+    decide,
+    is_doubtful,
+    is_retryable,
+    policy_for,
+    verdict,
+)
 
 POLICY = RetryPolicy()
 
 
 @pytest.mark.parametrize(
-    ("status", "retryable", "refusal"),
+    ("status", "retryable", "alone", "after_a_doubtful_attempt"),
     [
-        (None, True, False),
-        (400, False, True),
-        (401, False, True),
-        (402, False, True),
-        (404, False, True),
-        (408, True, False),
-        (409, True, True),
-        (410, False, True),
-        (422, False, True),
-        (429, True, False),
-        (499, False, True),
-        (500, True, False),
-        (503, True, False),
-        (599, True, False),
-        (302, False, False),
+        (None, True, "unknown", "unknown"),
+        (302, False, "refused", "unknown"),
+        (400, False, "refused", "refused"),
+        (401, False, "refused", "unknown"),
+        (402, False, "open", "unknown"),
+        (404, False, "refused", "unknown"),
+        (408, True, "unknown", "unknown"),
+        (409, True, "refused", "unknown"),
+        (410, False, "refused", "unknown"),
+        (413, False, "refused", "refused"),
+        (415, False, "refused", "refused"),
+        (422, False, "refused", "refused"),
+        (429, True, "open", "unknown"),
+        (499, False, "refused", "unknown"),
+        (500, True, "unknown", "unknown"),
+        (503, True, "unknown", "unknown"),
+        (599, True, "unknown", "unknown"),
     ],
 )
-def test_statuses(status: int | None, retryable: bool, refusal: bool) -> None:
-    assert is_retryable(Failure(status)) is retryable
-    assert is_refusal(Failure(status)) is refusal
-    assert (decide(POLICY, 0, 0.0, Failure(status), 0.0) is not None) is retryable
+def test_statuses(status: int | None, retryable: bool, alone: Verdict, after_a_doubtful_attempt: Verdict) -> None:
+    failure = Failure(status)
+    assert is_retryable(failure) is retryable
+    assert verdict(failure, doubtful=False) == alone
+    assert verdict(failure, doubtful=True) == after_a_doubtful_attempt
+    assert is_doubtful(failure) is (alone == "unknown")
+    assert (decide(POLICY, 0, 0.0, failure, 0.0) is not None) is retryable
+
+
+def test_what_was_never_sent_is_in_no_doubt() -> None:
+    unsent = Failure(None, sent=False)
+    assert not is_doubtful(unsent)
+    assert verdict(unsent, doubtful=False) == "open"
+    assert verdict(unsent, doubtful=True) == "unknown"
+
+
+def test_a_billing_pause_lasts_an_hour_from_its_first_refusal() -> None:
+    billing = Billing()
+    instants = [0.0, 5.0, 290.0, 580.0, 870.0]
+    assert [billing.refused(now) for now in instants] == [5.0] * 5
+    billing.last = 3599.0
+    assert billing.refused(3599.9) == 5.0
+    assert billing.refused(3600.0) is None
+    assert billing.refused(3605.0) is None
+
+
+def test_a_refusal_long_after_the_last_one_begins_a_new_billing_pause() -> None:
+    billing = Billing(window=10.0)
+    assert billing.refused(0.0) == 5.0
+    assert billing.refused(10.0) is None
+    assert billing.refused(310.0) is None
+    assert billing.refused(610.1) == 5.0
+    assert billing.since == 610.1
 
 
 @pytest.mark.parametrize(

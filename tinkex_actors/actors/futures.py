@@ -42,6 +42,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
         "_loop",
         "_on_cancel",
         "_on_lost",
+        "_on_seen",
         "_outcome",
         "_retrieved",
         "_state",
@@ -75,6 +76,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
         self._callbacks: list[Callable[[ApiFuture[T]], object]] | None = None
         self._on_cancel: Callable[[], bool] | None = None
         self._on_lost = on_lost
+        self._on_seen: Callable[[], object] | None = None
         self._waits_for: Callable[[], str] | str = "being submitted"
 
     # --- for its owner's owner: the user -----------------------------------------------------------------------------
@@ -152,7 +154,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
             raise asyncio.InvalidStateError(f"{self!r} has not ended yet; await it first.")
         if self._state == _CANCELLED:
             raise asyncio.CancelledError
-        self._retrieved = True
+        self._look()
         return cast(BaseException, self._outcome) if self._state == _FAILED else None
 
     def result(self, timeout: float | None = None) -> T:
@@ -230,6 +232,10 @@ class ApiFuture(Awaitable[T], Generic[T]):
         """Have ``hook`` called when the user cancels."""
         self._on_cancel = hook
 
+    def on_seen(self, hook: Callable[[], object]) -> None:
+        """Have ``hook`` called when somebody looks at its error, for the first time."""
+        self._on_seen = hook
+
     def record(self) -> OperationRecord:
         """The plain record behind :meth:`explain`."""
         words = self._waits_for
@@ -251,12 +257,18 @@ class ApiFuture(Awaitable[T], Generic[T]):
             # One turn later, so that whoever settles many futures is never run in the middle of it.
             self._loop.call_soon(callback, self)
 
+    def _look(self) -> None:
+        self._retrieved = True
+        hook, self._on_seen = self._on_seen, None
+        if hook is not None:
+            hook()
+
     def _value(self) -> T:
         if self._state == _RESOLVED:
             return cast(T, self._outcome)
         if self._state == _CANCELLED:
             raise asyncio.CancelledError
-        self._retrieved = True
+        self._look()
         # The same object for everybody who awaits: without this, its traceback would grow with each of them.
         raise self._outcome.with_traceback(self._traceback)
 

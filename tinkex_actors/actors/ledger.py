@@ -101,7 +101,7 @@ class Ledger:
             report_failure(self._telemetry, future, error)
 
     def _lost(self, future: ApiFuture[Any]) -> None:
-        error = future.exception()
+        error = future.peek()
         if isinstance(error, ClosedError):
             return  # whoever closed the service knew that something was pending
         event = OperationLost(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.byte_gate import ByteGate
 from tinkex_actors.actors.desk import Desk
+from tinkex_actors.actors.session_polls import Group, SessionPolls
 from tinkex_actors.errors import (
     APIConnectionError,
     APIStatusError,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.actors.link import Link
+    from tinkex_actors.machines.session_polling import SessionPolling
     from tinkex_actors.wire.routes import Route
 
 __all__ = ["Poller", "PollerDesk", "Promise"]
@@ -32,6 +34,7 @@ __all__ = ["Poller", "PollerDesk", "Promise"]
 
 # Protocol 5.2, `inflight_response_bytes_semaphore_size`.
 _RESPONSE_BYTES = 52_428_800
+_RUNNING = "running on the server"
 
 
 class Promise:
@@ -42,11 +45,13 @@ class Promise:
         route: the endpoint that gave it; says what the result is.
         on_result: called with the decoded result.
         on_error: called with the error that ends it.
+        on_queue: called at once when the queue's state changes, with the new state and the server's reason.
         now: the loop's time.
         roundtrip: seconds between starting the call and holding the promise (protocol 1.2).
+        group: the sampling session whose completions are asked for at once; None polls for this promise alone.
     """
 
-    __slots__ = ("machine", "on_error", "on_result", "request_id", "roundtrip", "route")
+    __slots__ = ("group", "machine", "on_error", "on_queue", "on_result", "request_id", "roundtrip", "route")
 
     def __init__(
         self,
@@ -57,25 +62,40 @@ class Promise:
         on_error: Callable[[Exception], None],
         now: float,
         roundtrip: float | None = None,
+        on_queue: Callable[[str, str | None], None] | None = None,
+        group: Group | None = None,
     ) -> None:
         self.request_id = request_id
         self.route = route
         self.on_result = on_result
         self.on_error = on_error
+        self.on_queue = on_queue
         self.roundtrip = roundtrip
+        self.group = group
         self.machine = polling.Polling(request_id=request_id, started_at=now)
 
     def describe(self, now: float) -> str:
         """What it waits for, in words."""
         machine = self.machine
-        words = "running on the server, polled " + ("once" if machine.polls == 1 else f"{machine.polls} times")
+        polled = "once" if machine.polls == 1 else f"{machine.polls} times"
+        words = f"running on the server, polled {polled}"
+        if self.group is not None and not machine.polls:
+            words = "running on the server, polled with its sampling session"
+        cause = self.cause(now)
+        return words if cause == _RUNNING else f"{words}, {cause}"
+
+    def cause(self, now: float) -> str:
+        """Why it is not done yet, as far as is known, in words."""
+        machine = self.machine
+        causes = []
         if machine.queue_state != "active":
             since = "" if machine.queue_since is None else f" for {now - machine.queue_since:.0f} s"
             reason = f": {machine.queue_reason}" if machine.queue_reason else ""
-            words += f", queue {machine.queue_state}{since}{reason}"
+            causes.append(f"queue {machine.queue_state}{since}{reason}")
         if machine.backoff:
-            words += f", {machine.backoff} polls in a row without a usable answer"
-        return words
+            silent = "" if machine.silent_since is None else f" for {now - machine.silent_since:.0f} s"
+            causes.append(f"{machine.backoff} polls in a row without a usable answer{silent}")
+        return ", ".join(causes) or _RUNNING
 
 
 class PollerDesk(Desk):
@@ -83,12 +103,14 @@ class PollerDesk(Desk):
 
     Attributes:
         gate: bytes of large results on their way at once (protocol 4.8); the server's flag replaces it.
+        sessions: how far the completions of whole sampling sessions were read.
     """
 
-    __slots__ = ("dropped", "fresh", "gate", "promises")
+    __slots__ = ("dropped", "fresh", "gate", "promises", "sessions")
 
     def __init__(self) -> None:
         super().__init__()
+        self.sessions: dict[Group, SessionPolling] = {}
         self.promises: dict[str, Promise] = {}
         self.fresh: list[Promise] = []
         self.dropped: list[str] = []
@@ -98,7 +120,7 @@ class PollerDesk(Desk):
         """Begin polling. A promise that is watched already stays as it is: a re-sent request names the same one."""
         if promise.request_id in self.promises:
             known = self.promises[promise.request_id]
-            known.on_result, known.on_error = promise.on_result, promise.on_error
+            known.on_result, known.on_error, known.on_queue = promise.on_result, promise.on_error, promise.on_queue
             return
         self.promises[promise.request_id] = promise
         self.fresh.append(promise)
@@ -133,6 +155,7 @@ class Poller(Actor):
         self._desk = desk
         self._link = link
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._sessions = SessionPolls(desk.sessions, link, lambda work, name: self.task(work, name=name))
 
     async def init(self) -> None:
         """Resume every promise on the desk."""
@@ -159,6 +182,8 @@ class Poller(Actor):
         self._tasks[promise.request_id] = self.task(self._poll(promise), name=f"poll {promise.request_id}")
 
     async def _poll(self, promise: Promise) -> None:
+        if promise.group is not None and not promise.machine.polls:
+            promise.machine.announced(await self._sessions.completion(promise.group, promise.request_id))
         decision: polling.Decision = promise.machine.resume(self.system.loop.time())
         while isinstance(decision, polling.Poll):
             if decision.delay:
@@ -170,6 +195,8 @@ class Poller(Actor):
         # The promise leaves the desk and its owner hears of it in one step: no crash can come between.
         self._tasks.pop(promise.request_id, None)
         del self._desk.promises[promise.request_id]
+        if promise.group is not None:
+            self._sessions.read(promise.group, promise.request_id)
         if isinstance(decision, polling.Resolve):
             promise.on_result(outcome)
         else:
@@ -207,7 +234,11 @@ class Poller(Actor):
             event, outcome = polling.NoAnswer(), broken
         except TinkexError as unreadable:
             return polling.Fail("protocol", str(unreadable)), unreadable
-        return polling.step(machine, event, loop.time(), self.system.rng.random()), outcome
+        before = machine.queue_state
+        decision = polling.step(machine, event, loop.time(), self.system.rng.random())
+        if machine.queue_state != before and promise.on_queue is not None and isinstance(decision, polling.Poll):
+            promise.on_queue(machine.queue_state, machine.queue_reason)
+        return decision, outcome
 
 
 def _error(promise: Promise, decision: polling.Fail, cause: Any) -> Exception:

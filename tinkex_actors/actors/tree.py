@@ -42,6 +42,10 @@ class _TrainersDesk(Desk):
         self.sequencers: dict[str, SequencerDesk] = {}
 
 
+def _name(model_id: str) -> str:
+    return model_id.replace("/", "_")
+
+
 class Trainers(DynamicSupervisor):
     """Has a sequencer for every model on its desk, also after its own restart."""
 
@@ -58,13 +62,17 @@ class Trainers(DynamicSupervisor):
 
     @handler
     async def wake(self) -> None:
-        """Start a sequencer for each new model."""
+        """Start a sequencer for each new model, and stop those of models that are gone."""
         self._desk.answered()
         await self._start_missing()
+        names = {_name(model_id) for model_id in self._desk.sequencers}
+        for child in list(self.ref.children):
+            if child.name not in names:
+                await self.stop_child(child.name)
 
     async def _start_missing(self) -> None:
         for model_id, desk in list(self._desk.sequencers.items()):
-            name = model_id.replace("/", "_")
+            name = _name(model_id)
             if all(child.name != name for child in self.ref.children):
                 await self.start_child_of(ChildSpec(Sequencer, (desk, self._link), name=name))
 
@@ -138,3 +146,8 @@ class ServiceTree:
         """Have a sequencer started for a model."""
         self._trainers.sequencers[desk.model_id] = desk
         self._trainers.ring()
+
+    def remove_trainer(self, model_id: str) -> None:
+        """Have the sequencer of a model stopped that is no more; it must have nothing pending."""
+        if self._trainers.sequencers.pop(model_id, None) is not None:
+            self._trainers.ring()

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from tinkex_actors.actors.byte_gate import ByteGate
 from tinkex_actors.actors.courier import CourierDesk
 from tinkex_actors.actors.dispatcher import DispatcherDesk
+from tinkex_actors.actors.dispatcher.words import described
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
 from tinkex_actors.actors.poller import PollerDesk, Promise
 from tinkex_actors.actors.recovery import RecoveryDesk
-from tinkex_actors.actors.sequencer import SequencerDesk
+from tinkex_actors.actors.sequencer import Discipline, SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish
 from tinkex_actors.actors.telemetry import Spool, TelemetryDesk, spool_name
 from tinkex_actors.actors.tree import ServiceTree
@@ -20,6 +21,7 @@ from tinkex_actors.config.redaction import is_secret_header
 from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
 from tinkex_actors.log_levels import parse_log_levels
 from tinkex_actors.machines.admission import AdmissionLimits
+from tinkex_actors.machines.backoff import ADAPTIVE, PARITY, Backoff
 from tinkex_actors.redaction import hide
 from tinkex_actors.runtime import ActorSystem, Shutdown
 from tinkex_actors.runtime.log import Logger, set_log_levels
@@ -82,7 +84,15 @@ class Backbone:
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
         self.recovery = RecoveryDesk()
-        self.dispatcher = DispatcherDesk(ledger=self.ledger, poller=self.poller, draw=self.system.rng.random)
+        self.dispatcher = DispatcherDesk(
+            ledger=self.ledger,
+            poller=self.poller,
+            backoff=_backoff(self.system, config),
+            draw=self.system.rng.random,
+            publish=self.system.events.publish,
+            now=self.loop.time,
+        )
+        self.dispatcher.tells_cancels = lambda: self.session.dynamic.sample_cancel_enabled
         self._apply(self.session.flags)
         self.tree = ServiceTree(
             session=self.session,
@@ -139,7 +149,9 @@ class Backbone:
             ledger=self.ledger,
             poller=self.poller,
             gate=self.training_gate,
-            parallel_chunks=self.session.flags.parallel_fwdbwd_chunks,
+            discipline=self._discipline(),
+            publish=self.system.events.publish,
+            now=self.loop.time,
         )
         self.tree.add_trainer(desk)
         return desk
@@ -172,13 +184,10 @@ class Backbone:
     def explain(self) -> Explanation:
         """Everything pending, and how the session and the back-off window stand."""
         now = self.loop.time()
-        window = self.dispatcher.statistics()
+        view = self.dispatcher.statistics()
         notes = [self.session.note(now), self.link.speech.note()]
-        if window.window_until is not None and window.window_since is not None:
-            notes.append(
-                f"sampling: {window.phase} since {now - window.window_since:.0f} s, back-off for another "
-                f"{max(0.0, window.window_until - now):.1f} s, {window.waiting} waiting: {window.window_cause}"
-            )
+        if view.phase != "steady":
+            notes.append(f"sampling: {described('waiting', view, 0, now)}")
         return self.ledger.explain(*notes)
 
     async def close(self, status: FinishStatus | None, detail: str | None) -> None:
@@ -218,16 +227,27 @@ class Backbone:
     def _apply(self, flags: ClientConfigResponse) -> None:
         # The flags come before the first training or sampling request, so nothing is inside the gates they replace.
         self.link.compress = flags.proto_compress_fwdbwd
+        self.link.billing.window = flags.billing_exception_max_pause_duration_sec
         self.link.keyring.follow(
             exchanging=flags.pjwt_auth_enabled, from_command=flags.credential_default_source == "credential_cmd"
         )
         self.training_gate = ByteGate(flags.fwdbwd_dispatch_bytes_semaphore_size)
         self.poller.gate = ByteGate(flags.inflight_response_bytes_semaphore_size)
         in_flight = flags.sample_max_concurrent_requests
-        if isinstance(self.transport, SampleSlots):
+        self.dispatcher.by_session = flags.sample_use_retrieve_futures
+        if isinstance(self.transport, SampleSlots) and not flags.sample_use_retrieve_futures:
             in_flight = min(in_flight, self.transport.sample_slots)
         self.dispatcher.admission.limits = AdmissionLimits(
             in_flight=in_flight, prompt_bytes=flags.sample_dispatch_bytes_semaphore_size
+        )
+
+    def _discipline(self) -> Discipline:
+        config = self.config
+        return Discipline(
+            parallel_chunks=config.training_order is None and self.session.flags.parallel_fwdbwd_chunks,
+            awaits_results=config.training_order == "results",
+            resends=config.resend_training,
+            pause_deadline=config.pause_deadline,
         )
 
     async def _boot(self) -> None:
@@ -293,6 +313,15 @@ def _spool(config: Config) -> Spool | None:
     if not config.base_url.startswith(("http://", "https://")):
         return None
     return Spool(config.state_dir / "telemetry" / spool_name(config.base_url, config.api_key))
+
+
+def _backoff(system: ActorSystem, config: Config) -> Backoff:
+    """The window of this server and credential; one object for every service of the system that samples with them."""
+    provider = config.credential_provider
+    identity = spool_name(config.base_url, config.api_key), config.credential_command, provider and id(provider)
+    policy = ADAPTIVE if config.parity == "python" else PARITY
+    window: Backoff = system.shared.setdefault(("sampling back-off", *identity, config.parity), Backoff(policy))
+    return window
 
 
 def _secrets(config: Config) -> Iterator[str | None]:

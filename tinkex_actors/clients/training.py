@@ -306,6 +306,7 @@ class TrainingClient:
             message = UnloadModelRequest(model_id=self.model_id)
             promise = await core.link.exchange(route, message, idempotency_key=key)
             answer: UnloadModelResponse = await core.result_of(promise, route, future)
+            core.tree.remove_trainer(self.model_id)
             return answer
 
         return core.courier.send("unload_model", run, model_id=self.model_id)

@@ -31,6 +31,11 @@ Parity = Literal["python", "official", "beam"]
 
 # Seconds for one exchange: the official client's 60 (protocol 1.1), the Elixir client's 120 in its own mode.
 _TIMEOUTS = {"python": 60.0, "official": 60.0, "beam": 120.0}
+_SECONDS = (
+    *("timeout", "connect_timeout", "read_timeout", "poll_timeout", "stall_after"),
+    *("last_good_max_age", "pause_deadline"),
+)
+_ORDERS = (None, "posts", "results")
 _POOLS = ("session", "train", "sample", "retrieve_promise", "retrieve_futures", "rest_support_redirect", "telemetry")
 _HEADER_NAME = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
@@ -59,6 +64,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         parity: which client's rules of trying again hold. ``python``: the official delays in one layer, for 300
             seconds. ``official``: its two layers, one inside the other, to the attempt. ``beam``: the Elixir client's.
         max_retries: how often a request is sent again at most; None as ``parity`` says.
+        training_order: how training requests are posted. None: the chunks of one call concurrently, where the server's
+            flags say so. ``posts``: each after the answer to the one before. ``results``: each after the result of the
+            one before, for servers that do not order by number.
+        resend_training: send a training request again, under its number, when no answer says whether it was taken. Off
+            for servers that would apply it twice: then it fails with ``OutcomeUnknownError`` at once.
+        pause_deadline: seconds for which the server may pause the queue of training before pending calls fail with
+            ``QueuePausedError``; None waits as long as it takes.
         http2: speak HTTP/2 (extra ``http2``).
         pool_limits: connections by purpose, instead of the transport's own limits.
         proxy: an HTTP proxy's URL, or None. A user and password in it become Basic credentials.
@@ -100,6 +112,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     stall_after: float = 60.0
     parity: Parity = "python"
     max_retries: int | None = None
+    training_order: Literal["posts", "results"] | None = None
+    resend_training: bool = True
+    pause_deadline: float | None = None
     http2: bool = False
     pool_limits: tuple[tuple[str, int], ...] | Mapping[str, int] = ()
     proxy: str | None = None
@@ -123,7 +138,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path = msgspec.field(default_factory=lambda: environment.default_state({}))
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "connect_timeout", "read_timeout", "poll_timeout", "stall_after", "last_good_max_age"):
+        for name in _SECONDS:
             value = getattr(self, name)
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 raise ConfigError(f"Config.{name}: expected finite seconds above 0, got {value!r}.")
@@ -132,6 +147,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             _check_count("max_retries", self.max_retries, 0)
         if self.parity not in _TIMEOUTS:
             raise ConfigError(f"Config.parity: expected {', '.join(_TIMEOUTS)}, got {self.parity!r}.")
+        if self.training_order not in _ORDERS:
+            raise ConfigError(f"Config.training_order: expected None, posts or results, got {self.training_order!r}.")
         if self.project_id is not None and not self.project_id.strip():
             raise ConfigError("Config.project_id: expected None or an id, got a blank text.")
         for name in ("tags", "feature_gates"):

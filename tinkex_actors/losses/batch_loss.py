@@ -79,7 +79,7 @@ class BatchLoss:
             data: the batch.
             logprobs: an array for each datum, shaped as its ``target_tokens``.
         """
-        _, inputs, mask = self._pack(data, [np.shape(row) for row in logprobs])
+        _, inputs, mask = self.pack(data, [np.shape(row) for row in logprobs])
         rows = [_grown(jnp.asarray(row), mask.shape[1:]) for row in logprobs]
         padded = _grown(jnp.stack(rows), mask.shape)
         return self.fn(_Inputs(self.name, inputs), padded, jnp.asarray(mask))
@@ -93,7 +93,7 @@ class BatchLoss:
             LossError: an input or a metric that is not as it must be.
         """
         check_logprobs(data, logprobs)
-        shape, inputs, mask = self._pack(data, [row.shape for row in logprobs])
+        shape, inputs, mask = self.pack(data, [row.shape for row in logprobs])
         padded = pad_rows(logprobs, shape)
         self._count(padded, inputs)
         (value, metrics), gradient = self._program(padded, inputs, mask)
@@ -166,9 +166,18 @@ class BatchLoss:
                 remedy="keep the number of data and the longest row of a batch in a narrower range",
             )
 
-    def _pack(
+    def pack(
         self, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]]
     ) -> tuple[tuple[int, int], dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+        """Return the padded ``(B, T)`` of a batch, its inputs at that size, and the mask of what is no padding.
+
+        Args:
+            data: the batch.
+            shapes: of each datum's logprobs.
+
+        Raises:
+            ShapeMismatchError: another number of shapes than of data, or no whole groups.
+        """
         if len(data) != len(shapes):
             raise ShapeMismatchError(f"{self.name}: {len(shapes)} arrays of logprobs for {len(data)} data.")
         if not shapes or len(shapes) % self.rows_per_group:

@@ -107,6 +107,7 @@ class Backoff:
     """
 
     __slots__ = (
+        "__weakref__",
         "_allowed",
         "_epoch",
         "_grow_at",

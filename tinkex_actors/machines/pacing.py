@@ -111,4 +111,5 @@ class Pace(Struct):
             return FIRST * 2.0 ** min(self.grown, 30.0)
         stretch = max(STRETCH, _POSTS / self.peak)
         along = self.grown / stretch - 1.0
-        return self.peak * (1.0 + (CUT if along < 0.0 else _BEYOND) * min(along, _STEEPEST) ** 3)
+        cubed: float = min(along, _STEEPEST) ** 3
+        return self.peak * (1.0 + (CUT if along < 0.0 else _BEYOND) * cubed)

@@ -157,6 +157,7 @@ class Polling(Struct):
         polls: polls started.
         billing_since: the instant of the first 402 of this pause.
         reserved_bytes: held for the payload.
+        silent_since: the instant of the first of ``backoff`` answers.
     """
 
     request_id: str
@@ -173,6 +174,13 @@ class Polling(Struct):
     polls: int = 0
     billing_since: float | None = None
     reserved_bytes: int = 0
+    silent_since: float | None = None
+
+    def announced(self, size_bytes: int | None) -> None:
+        """Take note that the promise is done, and of how large its result is, before its first poll (protocol 4.7)."""
+        if size_bytes:
+            self.allow_metadata_only = False
+            self.reserved_bytes = size_bytes
 
     def resume(self, now: float) -> Poll:
         """Return the poll with which a restarted shell goes on: what was planned, no earlier than it was planned."""
@@ -286,6 +294,8 @@ def _back_off(state: Polling, base: float, hint: float | None, now: float, u: fl
     delay = min(base * 2.0 ** min(state.backoff, _BACKOFF_DOUBLINGS), _BACKOFF_CAP) * (1.0 - _JITTER * u)
     if hint is not None and hint > 0.0:
         delay = max(delay, min(hint, _LONGEST_HINT))
+    if not state.backoff:
+        state.silent_since = now
     state.backoff += 1
     return Poll(delay, state.allow_metadata_only)
 

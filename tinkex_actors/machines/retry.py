@@ -26,15 +26,34 @@ holder      any number                   1 s doubling to      not looked at     
 from __future__ import annotations
 
 import math
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 from tinkex_actors.errors import ConfigError
 
-__all__ = ["NO_RETRY", "Failure", "RetryPolicy", "decide", "is_refusal", "is_retryable", "policy_for"]
+__all__ = [
+    "NO_RETRY",
+    "Billing",
+    "Failure",
+    "RetryPolicy",
+    "Verdict",
+    "decide",
+    "is_doubtful",
+    "is_retryable",
+    "policy_for",
+    "verdict",
+]
 
 # Doubling stops here: 2**60 attempts of any base exceed every cap, and larger powers overflow a float.
 _MAX_DOUBLINGS = 60
+
+# Protocol 4.6: between attempts during a pause, and how old the last refusal of one pause may be.
+_BILLING_PAUSE = 5.0
+_BILLING_INCIDENT = 300.0
+
+# A server looks at these before it looks at the number: what it has taken once, it does not refuse so later.
+_OF_THE_CONTENT = frozenset({400, 413, 415, 422})
 
 # The official client's: 10 retries within, up to 30 s between (protocol 1.5). The Elixir client's mode has 2 in all.
 _INNER_RETRIES = 10
@@ -105,11 +124,37 @@ class Failure(Struct, frozen=True):
         status: HTTP status, or None where no usable answer came (connection, timeout).
         retry_after: seconds asked for by ``retry-after-ms`` or ``retry-after``; None where absent.
         should_retry: the ``x-should-retry`` header; None where absent.
+        sent: False where the request certainly never left this machine.
     """
 
     status: int | None
     retry_after: float | None = None
     should_retry: bool | None = None
+    sent: bool = True
+
+
+Verdict: TypeAlias = Literal["refused", "open", "unknown"]
+
+
+class Billing(Struct):
+    """A pause because of 402, shared by everything that is sent to one server (protocol 4.6): mutated in place.
+
+    Args:
+        window: seconds after the first refusal in which attempts go on.
+        since: the instant of the pause's first refusal; None before any.
+        last: the instant of its latest one.
+    """
+
+    window: float = 3600.0
+    since: float | None = None
+    last: float = 0.0
+
+    def refused(self, now: float) -> float | None:
+        """Return the seconds until the next attempt, or None where the window is over and the 402 is final."""
+        if self.since is None or now - self.last > _BILLING_INCIDENT:
+            self.since = now
+        self.last = now
+        return _BILLING_PAUSE if now - self.since < self.window else None
 
 
 def is_retryable(failure: Failure) -> bool:
@@ -120,14 +165,29 @@ def is_retryable(failure: Failure) -> bool:
     return status is None or status in (408, 409, 429) or status >= 500
 
 
-def is_refusal(failure: Failure) -> bool:
-    """Return whether the server definitely refused the request, so that its effect did not and will not happen.
+def is_doubtful(failure: Failure) -> bool:
+    """Return whether the request may have been taken although it failed: no answer, 408, or 500 and above."""
+    status = failure.status
+    return failure.sent if status is None else status == 408 or status >= 500
 
-    Every 4xx is a refusal, except 408 (the request may be running) and 429 (the request was never looked at, and its
-    number is still open). A 5xx or a missing answer leaves the outcome unknown.
+
+def verdict(failure: Failure, *, doubtful: bool) -> Verdict:
+    """Say what became of a numbered request that is not sent again.
+
+    Args:
+        failure: what came back last.
+        doubtful: an attempt before it may have been taken (`is_doubtful`).
+
+    Returns:
+        ``refused``: it did not and will not happen, and its number is complete. ``open``: it did not happen, and the
+        server still expects its number (402, 429, never sent). ``unknown``: it may have happened; also a refusal that
+        a doubtful attempt came before, as a conflict may be with that very attempt. Only what servers refuse by its
+        content alone is refused all the same.
     """
     status = failure.status
-    return status is not None and 400 <= status < 500 and status not in (408, 429)
+    if is_doubtful(failure) or (doubtful and status not in _OF_THE_CONTENT):
+        return "unknown"
+    return "open" if status in (None, 402, 429) else "refused"
 
 
 def decide(policy: RetryPolicy, attempt: int, elapsed: float, failure: Failure, u: float) -> float | None:

@@ -9,10 +9,11 @@ import math
 import random
 import traceback
 from collections import Counter, deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -103,6 +104,7 @@ class ActorSystem:
         registry: names for actors.
         dead_letters: messages that were lost.
         rng: ``random.Random(seed)``.
+        shared: what several layers of one system share, by any key; each value lives as long as somebody holds it.
     """
 
     ref_class: type[ActorRef[Any]] = ActorRef
@@ -123,6 +125,7 @@ class ActorSystem:
         self.rng = random.Random(seed)
         self.events = EventHub()
         self.registry = Registry()
+        self.shared: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
         self.dead_letters = DeadLetters()
         self.stop_deadline = math.inf
         self.failure: BaseException | None = None

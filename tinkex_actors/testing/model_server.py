@@ -68,16 +68,26 @@ class Faults(msgspec.Struct, frozen=True):
     Attributes:
         lost_request: the connection breaks before the server sees the request.
         lost_answer: it breaks after the server has taken it.
+        duplicated: the server is given the request a second time, up to ten seconds later.
         busy: the server answers 503 instead of taking it.
-        limited: a sample is answered 429.
+        unsure: a training request is answered 503 or 408, and has been taken or not.
+        conflict: a training request is answered 409 instead of being taken.
+        limited: a sample or a training request is answered 429.
+        unpaid: a training request or a poll is answered 402 instead of being taken.
+        forgotten: a poll of training is answered 410, and its result is lost.
         latency: longest time, in seconds, that each way takes.
         compute: longest time, in seconds, that an operation takes.
     """
 
     lost_request: float = 0.0
     lost_answer: float = 0.0
+    duplicated: float = 0.0
     busy: float = 0.0
+    unsure: float = 0.0
+    conflict: float = 0.0
     limited: float = 0.0
+    unpaid: float = 0.0
+    forgotten: float = 0.0
     latency: float = 0.01
     compute: float = 0.5
 
@@ -116,6 +126,10 @@ class ModelServer:
         polls_open: promises being polled now.
         forget_promises: lose the promise that is asked for next (410), once.
         fail_with: fail every operation with these words and this category.
+        flags: what it answers to ``client/config``.
+        numbered: it orders training requests by their number and knows a repeated one again; otherwise it applies
+            what comes as it comes, also twice.
+        queue: state and reason of a paused queue, as `pause` set it; None while it is active.
     """
 
     def __init__(self, rng: random.Random, faults: Faults | None = None) -> None:
@@ -127,14 +141,22 @@ class ModelServer:
         self.polls_open = 0
         self.forget_promises = False
         self.fail_with: tuple[str, str] | None = None
+        self.flags = ClientConfigResponse()
+        self.numbered = True
+        self.queue: tuple[str, str] | None = None
+        self._open = asyncio.Event()
+        self._open.set()
         self._closed = False
+        self._down_until = 0.0
+        self._restarts = 0
+        self._lost_models: set[str] = set()
         self._ids = itertools.count()
         self._keys: dict[tuple[Any, ...], str] = {}
         self._promises: dict[str, _Promise] = {}
         self._models: dict[str, _Model] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._answers: dict[str, Callable[[Any, dict[str, str]], Any]] = {
-            "client_config": lambda *_: ClientConfigResponse(),
+            "client_config": lambda *_: self.flags,
             "dynamic_config": lambda *_: ClientDynamicConfigResponse(),
             "create_session": lambda *_: CreateSessionResponse(session_id="sess"),
             "session_heartbeat": lambda *_: SessionHeartbeatResponse(),
@@ -158,14 +180,57 @@ class ModelServer:
         """Answer one request, or break."""
         if self._closed:
             raise ClosedError("the model server is closed")
+        restarts = self._restarts
         await self._pass_time(self.faults.latency)
+        self._require_up(restarts)
         if self.rng.random() < self.faults.lost_request:
             raise APIConnectionError("the connection broke before the request arrived")
+        if self.rng.random() < self.faults.duplicated:
+            self._spawn(self._deliver_again(request))
         response = await self._answer(request)
         await self._pass_time(self.faults.latency)
+        self._require_up(restarts)
         if self.rng.random() < self.faults.lost_answer:
             raise APIConnectionError("the connection broke before the answer arrived")
         return response
+
+    def pause(self, state: str, reason: str) -> None:
+        """Execute nothing, and say so to polls."""
+        self.queue = (state, reason)
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Execute again."""
+        self.queue = None
+        self._open.set()
+
+    def restart(self, *, down: float, keep_state: bool) -> None:
+        """Break every connection and be away for a while.
+
+        Args:
+            down: seconds.
+            keep_state: False forgets every model and every promise.
+        """
+        self._restarts += 1
+        self._down_until = asyncio.get_running_loop().time() + down
+        if not keep_state:
+            self._lost_models |= self._models.keys()
+            self._models.clear()
+            self._promises.clear()
+            self._keys.clear()
+            for task in list(self._running):
+                task.cancel()
+
+    def _require_up(self, restarts: int) -> None:
+        if asyncio.get_running_loop().time() < self._down_until:
+            raise APIConnectionError("connection refused", sent=restarts != self._restarts)
+        if restarts != self._restarts:
+            raise APIConnectionError("the connection broke with the server")
+
+    async def _deliver_again(self, request: Request) -> None:
+        await self._pass_time(10.0)
+        if not self._closed and asyncio.get_running_loop().time() >= self._down_until:
+            await self._answer(request)
 
     async def close(self) -> None:
         """Stop computing."""
@@ -190,14 +255,35 @@ class ModelServer:
         except WireError as error:
             return encode_error(422, str(error))
         if route.name == "retrieve_future":
+            if self.rng.random() < self.faults.unpaid:
+                return encode_error(402, "pay first")
             return await self._retrieve(message.request_id, request.headers.get("Accept", ""))
         if route.name == "asample" and self.rng.random() < self.faults.limited:
             return encode_error(429, "slow down")
+        if getattr(message, "seq_id", None) is not None and getattr(message, "model_id", None) is not None:
+            return self._train(route, message)
         if route.asynchronous:
             return encode_response(route, self._promise(route, message))
         if route.name not in self._answers:
             return encode_error(404, f"this server has no {route.name}")
         return encode_response(route, self._answers[route.name](message, path))
+
+    def _train(self, route: Route, message: Any) -> Response:
+        """Take a numbered request, or answer that it was not, or might not have been."""
+        if message.model_id in self._lost_models:
+            return encode_error(404, f"no model {message.model_id}")
+        faults, chance = self.faults, self.rng.random
+        if chance() < faults.conflict:
+            return encode_error(409, "being changed")
+        if chance() < faults.limited:
+            return encode_error(429, "slow down")
+        if chance() < faults.unpaid:
+            return encode_error(402, "pay first")
+        if chance() < faults.unsure:
+            if chance() < 0.5:
+                self._promise(route, message)
+            return encode_error(408 if chance() < 0.5 else 503, "perhaps")
+        return encode_response(route, self._promise(route, message))
 
     # --- promises ----------------------------------------------------------------------------------------------------
     def _promise(self, route: Route, message: Any) -> UntypedAPIFuture:
@@ -206,6 +292,8 @@ class ModelServer:
         seq_id, model_id = getattr(message, "seq_id", None), getattr(message, "model_id", None)
         if model_id is not None and seq_id is not None:
             self.posted.setdefault(model_id, []).append(seq_id)
+        if model_id is not None and seq_id is not None and not self.numbered:
+            key = (*key, next(self._ids))
         if key not in self._keys:
             request_id = self._keys[key] = f"p{next(self._ids)}"
             promise = self._promises[request_id] = _Promise(route)
@@ -217,14 +305,16 @@ class ModelServer:
 
     def _enqueue(self, model_id: str, seq_id: int, promise: _Promise, message: Any) -> None:
         model = self._models.setdefault(model_id, _Model())
-        model.waiting[seq_id] = (promise, message)
+        model.waiting[seq_id if self.numbered else model.next_seq + len(model.waiting)] = (promise, message)
         if model.worker is None or model.worker.done():
             model.worker = self._spawn(self._work(model_id, model))
 
     async def _work(self, model_id: str, model: _Model) -> None:
         while model.next_seq in model.waiting:
             promise, message = model.waiting.pop(model.next_seq)
-            self.applied.setdefault(model_id, []).append((model.next_seq, promise.route.name))
+            await self._open.wait()
+            name = "forward" if getattr(message, "forward_only", False) else promise.route.name
+            self.applied.setdefault(model_id, []).append((message.seq_id, name))
             model.next_seq += 1
             await self._execute(promise, message)
 
@@ -236,6 +326,9 @@ class ModelServer:
             promise.result = _result(promise.route, message)
         promise.done.set()
 
+    def _forgets(self, promise: _Promise) -> bool:
+        return promise.route.pool == "train" and self.rng.random() < self.faults.forgotten
+
     def _spawn(self, work: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
@@ -244,15 +337,16 @@ class ModelServer:
 
     async def _retrieve(self, request_id: str, accept: str) -> Response:
         promise = self._promises.get(request_id)
-        if promise is None or self.forget_promises:
+        if promise is None or self.forget_promises or self._forgets(promise):
             self.forget_promises = False
+            self._promises.pop(request_id, None)
             return encode_error(410, "no such promise")
         self.polls_open += 1
         try:
-            async with asyncio.timeout(_LONG_POLL):
+            async with asyncio.timeout(_LONG_POLL if self.queue is None else 1.0):
                 await promise.done.wait()
         except TimeoutError:
-            return encode_try_again(request_id, "active")
+            return encode_try_again(request_id, *(self.queue or ("active", None)))
         finally:
             self.polls_open -= 1
         if promise.error is not None:

@@ -11,7 +11,7 @@ from tinkex_actors.actors.link.carrier import Carrier
 from tinkex_actors.actors.link.reads import Reads
 from tinkex_actors.actors.link.speech import Speech
 from tinkex_actors.errors import APIConnectionError, APIStatusError, CircuitOpenError
-from tinkex_actors.machines.retry import Failure, RetryPolicy, decide, policy_for
+from tinkex_actors.machines.retry import Billing, Failure, RetryPolicy, decide, policy_for
 from tinkex_actors.redaction import redact
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import AuthTokenRequest, FutureRetrieveRequest
@@ -37,6 +37,15 @@ _ORDINARY_TIMEOUT = 60.0
 _retry_log = Logger("tinkex_actors.retry")
 
 
+class _Rules(msgspec.Struct, frozen=True):
+    """How one exchange is tried again."""
+
+    policy: RetryPolicy
+    waits_for_billing: bool
+    on_retry: Callable[[str], None] | None
+    may_retry: Callable[[Failure], bool] | None
+
+
 class Link:
     """One server, seen from the actors.
 
@@ -50,6 +59,7 @@ class Link:
         compress: send training batches as zstd (the server's flag ``proto_compress_fwdbwd``).
         keyring: the credential that requests carry.
         breakers: the requests that are refused while the server keeps failing.
+        billing: the pause after a 402, which every request of this server shares.
         on_trouble: hears of every request that goes again, as a telemetry event: name, data, severity.
     """
 
@@ -59,6 +69,7 @@ class Link:
         self.system = system
         self.speech = Speech(config.shown_url, system=system)
         self.compress = False
+        self.billing = Billing()
         self.on_trouble: Callable[[str, Mapping[str, Any], Severity], None] | None = None
         self._policy = policy_for(config.parity, config.max_retries)
         self._carrier = Carrier(transport, config=config, system=system, exchange=self._exchange_token)
@@ -82,11 +93,13 @@ class Link:
         policy: RetryPolicy | None = None,
         idempotency_key: str | None = None,
         on_retry: Callable[[str], None] | None = None,
+        may_retry: Callable[[Failure], bool] | None = None,
     ) -> Any:
         """Send a message and return the decoded answer, retrying as ``policy`` says.
 
-        The default policy is that of ``Config.parity``. The idempotency key stays the same over all attempts (protocol
-        1.2). ``on_retry`` hears, in words, why another attempt is needed.
+        The default policy is that of ``Config.parity``; under it, a promise that is refused for billing (402) is asked
+        for again for an hour (protocol 4.6). The idempotency key stays the same over all attempts (protocol 1.2).
+        ``on_retry`` hears, in words, why another attempt is needed; ``may_retry`` is asked about each failed one first.
 
         Raises:
             APIStatusError: the server's last word, when the policy gives up.
@@ -95,15 +108,12 @@ class Link:
             UnsupportedByServerError: the server lacks the route, or what this message asks of it.
         """
         values, entries = path or {}, query or {}
-        policy = self._limited(policy)
+        rules = _Rules(self._limited(policy), policy is None and route.asynchronous, on_retry, may_retry)
+        key = idempotency_key or f"stainless-python-retry-{uuid.uuid4()}"
         if not self._reads.on:
-            return await self._insist(route, message, values, entries, policy, idempotency_key, on_retry)
+            return await self._insist(route, message, values, entries, key, rules)
         return await self._reads.read(
-            route,
-            message,
-            values,
-            entries,
-            lambda: self._insist(route, message, values, entries, policy, idempotency_key, on_retry),
+            route, message, values, entries, lambda: self._insist(route, message, values, entries, key, rules)
         )
 
     async def _insist(
@@ -112,12 +122,10 @@ class Link:
         message: Any,
         path: Mapping[str, str],
         query: Mapping[str, object],
-        policy: RetryPolicy,
-        idempotency_key: str | None,
-        on_retry: Callable[[str], None] | None,
+        key: str,
+        rules: _Rules,
     ) -> Any:
         started = self.system.loop.time()
-        key = idempotency_key or f"stainless-python-retry-{uuid.uuid4()}"
         attempt = 0
         before: APIStatusError | None = None
         while True:
@@ -137,15 +145,22 @@ class Link:
             except CircuitOpenError:
                 raise  # to fail at once is what a breaker is for
             except APIConnectionError as error:
-                failure, problem = Failure(status=None), error
-            elapsed = self.system.loop.time() - started
-            delay = decide(policy, attempt, elapsed, failure, self.system.rng.random())
+                failure, problem = Failure(status=None, sent=error.sent), error
+            if rules.may_retry is not None and not rules.may_retry(failure):
+                raise problem
+            now = self.system.loop.time()
+            if failure.status == 402 and rules.waits_for_billing:
+                delay = self.billing.refused(now)
+                started, elapsed = now, now - started  # the pause has a clock of its own
+            else:
+                elapsed = now - started
+                delay = decide(rules.policy, attempt, elapsed, failure, self.system.rng.random())
             if delay is None:
                 raise problem
             attempt += 1
             words = self._tell(route, problem, attempt, delay, elapsed)
-            if on_retry is not None:
-                on_retry(words)
+            if rules.on_retry is not None:
+                rules.on_retry(words)
             await self.pause(delay)
 
     def _tell(self, route: Route, problem: Exception, attempt: int, delay: float, elapsed: float) -> str:

@@ -31,7 +31,7 @@ Rules (protocol 6.2 and 6.3, architecture section 5):
       `--------'----> withdrawn | broken | skipped or abandoned -> filling -> done
 """
 
-from tinkex_actors.machines.turns.answers import failed, finished, lost, posted, rejected
+from tinkex_actors.machines.turns.answers import broken, failed, finished, lost, posted, rejected
 from tinkex_actors.machines.turns.calls import Broken, Effect, Kind, Post, Skipped, Turns, Withdrawn
 from tinkex_actors.machines.turns.order import abandoned, advance, cancelled, outstanding, position, release, submit
 
@@ -45,6 +45,7 @@ __all__ = [
     "Withdrawn",
     "abandoned",
     "advance",
+    "broken",
     "cancelled",
     "failed",
     "finished",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tinkex_actors.machines.turns.calls import Broken, Call, Effect, Turns, holder, pass_on
 from tinkex_actors.machines.turns.order import advance
 
-__all__ = ["failed", "finished", "lost", "posted", "rejected"]
+__all__ = ["broken", "failed", "finished", "lost", "posted", "rejected"]
 
 
 def posted(turns: Turns, seq_id: int) -> list[Effect]:
@@ -51,15 +51,23 @@ def lost(turns: Turns, seq_id: int) -> list[Effect]:
     call = _open_call(turns, seq_id)
     if call is None:
         return []
-    first_loss = turns.broken_at is None
-    behind = tuple(op_id for op_id in turns.calls if op_id != call.op_id)
-    if first_loss:
-        turns.broken_at = seq_id
-        for op_id in behind:
-            del turns.calls[op_id]
+    effects = broken(turns, seq_id)
     call.posting.discard(seq_id)
-    pass_on(turns, call)
-    return [Broken(behind, seq_id)] if first_loss and behind else []
+    if call.op_id in turns.calls:
+        pass_on(turns, call)
+    return effects
+
+
+def broken(turns: Turns, seq_id: int) -> list[Effect]:
+    """Break the sequence at ``seq_id``, lost or given up: nothing more is posted, and what waits for it is broken."""
+    if turns.broken_at is not None:
+        return []
+    turns.broken_at = seq_id
+    first = holder(turns)
+    behind = tuple(op_id for op_id, call in turns.calls.items() if call is not first or _is_idle(call))
+    for op_id in behind:
+        del turns.calls[op_id]
+    return [Broken(behind, seq_id)] if behind else []
 
 
 def finished(turns: Turns, seq_id: int) -> list[Effect]:
@@ -86,6 +94,10 @@ def failed(turns: Turns, seq_id: int, *, adds: bool, unknown: bool = False) -> l
             turns.added = max(0, turns.added - 1)
         _spoil(turns, seq_id)
     return advance(turns)
+
+
+def _is_idle(call: Call) -> bool:
+    return not call.posting and not call.running
 
 
 def _note_gradient(turns: Turns, call: Call, seq_id: int) -> None:
