@@ -7,5 +7,36 @@ from tinkex_actors.losses.batch_loss import BatchLoss
 from tinkex_actors.losses.evaluation.evaluate import Differentiable, evaluate
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.torch_loss import TorchLoss
+from tinkex_actors.losses.regularizers.base import Regularizer
+from tinkex_actors.losses.regularizers.divergences import Entropy, JensenShannon, KLDivergence
+from tinkex_actors.losses.regularizers.gradients import gradient_norm
+from tinkex_actors.losses.regularizers.norms import L1, L2, ElasticNet, OutputMagnitude
+from tinkex_actors.losses.regularizers.pipeline import RegularizerPipeline
+from tinkex_actors.losses.regularizers.schedules import constant, cosine, linear
+from tinkex_actors.losses.regularizers.spec import RegularizerSpec
+from tinkex_actors.losses.regularizers.structure import Consistency, GradientPenalty, Orthogonality
 
-__all__ = ["BatchLoss", "Differentiable", "Evaluation", "TorchLoss", "evaluate"]
+__all__ = [
+    "L1",
+    "L2",
+    "BatchLoss",
+    "Consistency",
+    "Differentiable",
+    "ElasticNet",
+    "Entropy",
+    "Evaluation",
+    "GradientPenalty",
+    "JensenShannon",
+    "KLDivergence",
+    "Orthogonality",
+    "OutputMagnitude",
+    "Regularizer",
+    "RegularizerPipeline",
+    "RegularizerSpec",
+    "TorchLoss",
+    "constant",
+    "cosine",
+    "evaluate",
+    "gradient_norm",
+    "linear",
+]
