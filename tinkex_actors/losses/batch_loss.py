@@ -61,7 +61,7 @@ class BatchLoss:
         if rows_per_group < 1:
             raise LossError(f"BatchLoss: rows_per_group is the size of a group, at least 1, got {rows_per_group}.")
         self.fn = fn
-        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        self.name = str(name or getattr(fn, "__name__", type(fn).__name__))
         self.rows_per_group = rows_per_group
         self._program = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
         self._seen: set[Any] = set()
@@ -99,7 +99,7 @@ class BatchLoss:
         (value, metrics), gradient = self._program(padded, inputs, mask)
         host = np.asarray(gradient)
         # A copy of each: a slice would keep the whole padded array alive.
-        gradients = [host[(row, *(slice(size) for size in given.shape))].copy() for row, given in enumerate(logprobs)]
+        gradients = [_cut(host[row], given.shape).copy() for row, given in enumerate(logprobs)]
         loss = float(value)
         check_gradients(self.name, loss, gradients, logprobs)
         return Evaluation(loss, gradients, check_metrics(self.name, metrics))
@@ -244,6 +244,10 @@ def _mask(shapes: Sequence[tuple[int, ...]], padded: tuple[int, int]) -> npt.NDA
     lengths[: len(shapes)] = [shape[0] for shape in shapes]
     mask: npt.NDArray[np.bool_] = np.arange(padded[1], dtype=np.int32) < lengths[:, None]
     return mask
+
+
+def _cut(row: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return row[tuple(map(slice, shape))]
 
 
 def _grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:

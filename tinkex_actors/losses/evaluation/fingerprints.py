@@ -63,7 +63,7 @@ class _Reader:
             return self._attributes(value, depth - 1)
         return self._identity(value)
 
-    def _function(self, function: types.FunctionType, depth: int) -> Hashable:
+    def _function(self, function: Any, depth: int) -> Hashable:
         cells = [_contents(cell) for cell in function.__closure__ or ()]
         used = {name: function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__}
         read = {name: value for name, value in used.items() if not isinstance(value, types.ModuleType)}

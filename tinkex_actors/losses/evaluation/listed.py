@@ -1,7 +1,8 @@
 """Losses as the official SDK has them, on one array of logprobs for each datum.
 
 Compiled where JAX can trace them, once for each combination of row lengths; uncompiled, with a hint, where it cannot,
-and where the combinations never repeat. ``BatchLoss`` is the form for batches that differ in every step.
+and where the batch is large. Which of them it is depends on the loss and the batch alone, so that a batch gives the same
+bits whenever it is computed. ``BatchLoss`` is the form for large batches and for those that differ in every step.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _log = Logger("tinkex_actors.losses")
 
 _MANY_PROGRAMS = 8
 _KEPT_LOSSES = 64
-_SEEN_SHAPES = 4096
+# A loss that goes through the data one by one is a program as long as the batch: beyond this, compiling takes minutes.
+_COMPILED_ROWS = 128
 
 _NO_GRADIENT = (
     "{name}: the loss does not depend on logprobs in a way that can be differentiated, so there is nothing to learn "
@@ -51,7 +53,7 @@ class _Program:
         self.name = loss_name(loss)
         self.compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
         self.compiled_shapes: set[Hashable] = set()
-        self.seen_shapes: set[Hashable] = set()
+        self.warned = False
         self.untraceable = False
         self.why = ""
         self.hinted = False
@@ -72,25 +74,17 @@ class _Program:
                 remedy="it runs all the same, slower: compute with jax.numpy, and branch with jax.numpy.where",
             )
 
-    def wants_compiling(self, shapes: Hashable) -> bool:
-        """Whether these shapes are worth a program: among the first few, or met before."""
-        if self.untraceable:
-            return False
-        if shapes in self.compiled_shapes:
-            return True
-        if len(self.compiled_shapes) < _MANY_PROGRAMS or shapes in self.seen_shapes:
-            return True
-        if len(self.seen_shapes) >= _SEEN_SHAPES:
-            self.seen_shapes.clear()
-        if not self.seen_shapes:
+    def note(self, shapes: Hashable) -> None:
+        """Count the programs, and say when there are many."""
+        self.compiled_shapes.add(shapes)
+        if len(self.compiled_shapes) > _MANY_PROGRAMS and not self.warned:
+            self.warned = True
             _log.warning(
                 "loss.compiled_often",
                 loss=self.name,
                 programs=len(self.compiled_shapes),
-                remedy="every batch has other row lengths; write it as a losses.BatchLoss, which is padded to a few",
+                remedy="each combination of row lengths is a program; losses.BatchLoss pads batches to a few shapes",
             )
-        self.seen_shapes.add(shapes)
-        return False
 
 
 _programs: OrderedDict[Hashable, _Program] = OrderedDict()
@@ -118,7 +112,7 @@ def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Eval
         for row, of_datum in zip(logprobs, inputs, strict=True)
     )
     found = None
-    if program.wants_compiling(shapes):
+    if not program.untraceable and len(data) <= _COMPILED_ROWS:
         found = _compiled(program, shapes, inputs, logprobs)
     if found is None:
         found = _uncompiled(program, data, logprobs)
@@ -156,7 +150,7 @@ def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]],
         program.untraceable = True
         program.why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return None
-    program.compiled_shapes.add(shapes)
+    program.note(shapes)
     return found
 
 
@@ -170,10 +164,25 @@ def _uncompiled(program: _Program, data: Sequence[Datum], logprobs: Rows) -> Any
     rows = [jnp.asarray(row) for row in logprobs]
     try:
         found = jax.value_and_grad(plain, has_aux=True)(rows)
-    except (jax.errors.TracerArrayConversionError, TypeError):
-        found = jax.value_and_grad(for_numpy, has_aux=True)(rows)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError, TypeError) as error:
+        found = _for_numpy(program, for_numpy, rows, error)
     program.hint()
     return found
+
+
+def _for_numpy(program: _Program, loss: Any, rows: list[jax.Array], refusal: Exception) -> Any:
+    """Return the result of a loss that computes with numpy, or raise what JAX had to say of it."""
+    try:
+        return jax.value_and_grad(loss, has_aux=True)(rows)
+    except LossError:
+        raise
+    except Exception as error:
+        if not isinstance(refusal, jax.errors.ConcretizationTypeError):
+            raise refusal from error
+        raise LossError(
+            f"{program.name} takes a number out of an array that the gradient goes through, with float() or the like. "
+            "Metrics may be arrays, and are made numbers afterwards: leave float() out, or use .item()."
+        ) from refusal
 
 
 def _split(name: str, result: Any) -> tuple[jax.Array, dict[str, Any]]:
