@@ -16,7 +16,6 @@ from tinkex_actors.engine.core.training import never_stop
 
 __all__ = ["Decoder", "sample"]
 
-_MAX_DRAWINGS = 64
 # Rows times slots of all groups together: two of the largest, so that a long request leaves room for others.
 _MAX_CELLS = 16384
 
@@ -49,11 +48,6 @@ class Decoder:
     def busy(self) -> bool:
         """Whether there is something to decode."""
         return bool(self._open)
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another request may be added; more would only lengthen the queue."""
-        return len(self._open) < _MAX_DRAWINGS
 
     def add(self, drawing: Drawing) -> None:
         """Take a request in. Its prompt is read when there is a row for it."""
