@@ -1,14 +1,12 @@
 """Losses as the official SDK has them, on one array of logprobs for each datum.
 
 Compiled where JAX can trace them, once for each combination of row lengths; uncompiled, with a hint, where it cannot,
-and where the batch is large. Which of them it is depends on the loss and the batch alone, so that a batch gives the same
-bits whenever it is computed. ``BatchLoss`` is the form for large batches and for those that differ in every step.
+and where the batch is large. Which of them it is depends on the loss and the batch alone, so that a batch gives the
+same bits whenever it is computed. ``BatchLoss`` is the form for large batches and for those that differ in every step.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -18,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.errors import LossError
-from tinkex_actors.losses.evaluation.fingerprints import fingerprint
+from tinkex_actors.losses.evaluation.programs import ProgramCache, ShapeCount
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics, check_value
 from tinkex_actors.losses.evaluation.views import DatumView, NumpyView, inputs_of, unwrap
@@ -32,8 +30,6 @@ Rows = Sequence[npt.NDArray[Any]]
 
 _log = Logger("tinkex_actors.losses")
 
-_MANY_PROGRAMS = 8
-_KEPT_LOSSES = 64
 # A loss that goes through the data one by one is a program as long as the batch: beyond this, compiling takes minutes.
 _COMPILED_ROWS = 128
 
@@ -47,13 +43,11 @@ _NO_GRADIENT = (
 class _Program:
     """One loss, its compiled forms, and what is known of it."""
 
-    def __init__(self, loss: ListLoss, kept: list[object]) -> None:
+    def __init__(self, loss: ListLoss) -> None:
         self.loss = loss
-        self.kept = kept
         self.name = loss_name(loss)
         self.compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
-        self.compiled_shapes: set[Hashable] = set()
-        self.warned = False
+        self.shapes = ShapeCount()
         self.untraceable = False
         self.why = ""
         self.hinted = False
@@ -76,19 +70,16 @@ class _Program:
 
     def note(self, shapes: Hashable) -> None:
         """Count the programs, and say when there are many."""
-        self.compiled_shapes.add(shapes)
-        if len(self.compiled_shapes) > _MANY_PROGRAMS and not self.warned:
-            self.warned = True
+        if self.shapes.note(shapes):
             _log.warning(
                 "loss.compiled_often",
                 loss=self.name,
-                programs=len(self.compiled_shapes),
+                programs=len(self.shapes),
                 remedy="each combination of row lengths is a program; losses.BatchLoss pads batches to a few shapes",
             )
 
 
-_programs: OrderedDict[Hashable, _Program] = OrderedDict()
-_lock = threading.Lock()
+_programs = ProgramCache(_Program)
 
 
 def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Evaluation:
@@ -105,7 +96,7 @@ def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Eval
         LossError: it has no gradient, or a metric is not as it must be.
         NonFiniteLossError: NaN or infinity; the datum and the token are named.
     """
-    program = _program(loss)
+    program = _programs.find(loss)
     inputs = inputs_of(data)
     shapes = tuple(
         (row.shape, row.dtype.str, tuple((name, array.shape) for name, array in of_datum.items()))
@@ -128,16 +119,6 @@ def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Eval
 def loss_name(loss: object) -> str:
     """Return what messages call a loss."""
     return str(getattr(loss, "__qualname__", None) or getattr(loss, "name", None) or type(loss).__name__)
-
-
-def _program(loss: ListLoss) -> _Program:
-    key, kept = fingerprint(loss)
-    with _lock:
-        program = _programs.pop(key, None) or _Program(loss, kept)
-        _programs[key] = program
-        while len(_programs) > _KEPT_LOSSES:
-            _programs.popitem(last=False)
-    return program
 
 
 def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]], logprobs: Rows) -> Any:
@@ -187,7 +168,7 @@ def _for_numpy(program: _Program, loss: Any, rows: list[jax.Array], refusal: Exc
 
 def _split(name: str, result: Any) -> tuple[jax.Array, dict[str, Any]]:
     if not isinstance(result, tuple) or len(result) != 2:
-        raise LossError(f"{name} returned a {type(result).__name__}; expected (loss, metrics).")
+        raise LossError(f"{name} returned one {type(result).__name__}; expected (loss, metrics).")
     value, metrics = unwrap(result)
     check_value(name, value)
     if not isinstance(metrics, dict):
