@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tinkex_actors.machines.admission import Admission, Post
-from tinkex_actors.machines.backoff import Backoff, BackoffPolicy
+from tinkex_actors.machines.admission.backoff import Backoff, BackoffPolicy
 
 SESSIONS = 4
 GRACE = 5.0

@@ -30,7 +30,7 @@ from tinkex_actors.engine.core import (
     topk_prompt,
 )
 from tinkex_actors.engine.core.batching import length_bucket
-from tinkex_actors.engine.core.decoding import prefill
+from tinkex_actors.engine.core.sampling.decoding import prefill
 from tinkex_actors.engine.models.catalog import load_model, model_names
 from tinkex_actors.engine.models.fetch import SMOLLM2, pull
 from tinkex_actors.engine.models.tokenizer import smollm2_tokenizer

@@ -7,7 +7,7 @@ import pytest
 
 from tinkex_actors.errors import ConfigError
 from tinkex_actors.machines.admission import Admission, AdmissionLimits, Post, WakeAt
-from tinkex_actors.machines.backoff import PARITY, Backoff, BackoffPolicy
+from tinkex_actors.machines.admission.backoff import PARITY, Backoff, BackoffPolicy
 
 LARGE = 131_073
 

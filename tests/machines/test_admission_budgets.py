@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tinkex_actors.machines.admission import Admission, AdmissionLimits, Post, WakeAt
-from tinkex_actors.machines.backoff import PARITY, Backoff, BackoffPolicy
+from tinkex_actors.machines.admission.backoff import PARITY, Backoff, BackoffPolicy
 
 jitter = st.floats(0, 1, exclude_max=True)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 
 from tinkex_actors.machines.admission import Admission, Post
-from tinkex_actors.machines.fair_queue import FairQueue, Ticket
+from tinkex_actors.machines.admission.fair_queue import FairQueue, Ticket
 
 
 def queue_of(*entries: tuple[str, float, str, bool]) -> FairQueue:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from tests.bench.storms import storm
-from tinkex_actors.machines.backoff import ADAPTIVE, PARITY, Backoff
+from tinkex_actors.machines.admission.backoff import ADAPTIVE, PARITY, Backoff
 
 SEEDS = range(200)
 

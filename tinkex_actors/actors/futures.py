@@ -118,6 +118,16 @@ class ApiFuture(Awaitable[T], Generic[T]):
         """The error it has failed with, if any; unlike :meth:`exception`, this does not count as having looked."""
         return cast(BaseException, self._outcome) if self._state == _FAILED else None
 
+    def settled(self) -> T:
+        """Its result, once it has ended; raises what it failed with.
+
+        Raises:
+            asyncio.InvalidStateError: it has not ended.
+        """
+        if self._state == _PENDING:
+            raise asyncio.InvalidStateError(f"{self!r} has not ended yet; await it first.")
+        return self._value()
+
     def cancelled(self) -> bool:
         """Whether :meth:`cancel` gave it up."""
         return self._state == _CANCELLED

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from tinkex_actors.cli.runs import runs
 from tinkex_actors.errors import TinkexError
 from tinkex_actors.redaction import redact
 
@@ -29,6 +30,7 @@ models = typer.Typer(
     help="The models that the local engine can run.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
 )
 app.add_typer(models, name="models")
+app.add_typer(runs, name="run")
 
 ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="a name from `models list`", show_default=False)]
 

@@ -21,7 +21,7 @@ from tinkex_actors.config.redaction import is_secret_header
 from tinkex_actors.errors import ClosedError, RestartsExhaustedError, WrongLoopError
 from tinkex_actors.log_levels import parse_log_levels
 from tinkex_actors.machines.admission import AdmissionLimits
-from tinkex_actors.machines.backoff import ADAPTIVE, PARITY, Backoff
+from tinkex_actors.machines.admission.backoff import ADAPTIVE, PARITY, Backoff
 from tinkex_actors.redaction import hide
 from tinkex_actors.runtime import ActorSystem, Shutdown
 from tinkex_actors.runtime.log import Logger, set_log_levels

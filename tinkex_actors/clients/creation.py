@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from tinkex_actors.actors.dispatcher import SamplerSession
 from tinkex_actors.clients.paths import checkpoint_path
@@ -22,6 +25,7 @@ from tinkex_actors.types import (
     CreateSamplingSessionRequest,
     GetInfoRequest,
     GetInfoResponse,
+    JoinSamplingSessionRequest,
     LoadWeightsRequest,
     LoraConfig,
     ModelData,
@@ -32,9 +36,17 @@ from tinkex_actors.wire.routes import ROUTES
 if TYPE_CHECKING:
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.clients.backbone import Backbone
+    from tinkex_actors.clients.sampling import SamplerHandle
     from tinkex_actors.tokenizers import Tokenizer
 
-__all__ = ["create_model", "create_model_from_state", "create_sampler", "sampler_of_save", "training_client"]
+__all__ = [
+    "create_model",
+    "create_model_from_state",
+    "create_sampler",
+    "create_sampler_of_handle",
+    "sampler_of_save",
+    "training_client",
+]
 
 _RANK = 32
 
@@ -137,11 +149,49 @@ def create_sampler(
     return core.courier.send(operation, run, model_path=model_path, base_model=base_model)
 
 
+def create_sampler_of_handle(
+    core: Backbone, handle: SamplerHandle, retry_config: RetryConfig | None
+) -> ApiFuture[SamplingClient]:
+    """Make a client of a sampling session that another process made, with numbers of its own (protocol 7.2, 7.9)."""
+    if handle.base_url not in ("", core.config.shown_url):
+        raise InputError(
+            f"create_sampling_client_from_handle: the handle is of {handle.base_url}, and this service of "
+            f"{core.config.shown_url}. Use ServiceClient(base_url={handle.base_url!r})."
+        )
+    name = handle.sampling_session_id
+
+    async def run(_: ApiFuture[Any]) -> SamplingClient:
+        await core.session.ready()
+        # Where the server gives no numbers away, chance does, as with the official client; not the system's seeded one,
+        # which other processes have too.
+        clone = uuid.uuid4().int % 1_000_000_000 + 1
+        if core.session.flags.sample_join_sampling_session:
+            joined = await core.link.exchange(
+                ROUTES["join_sampling_session"], JoinSamplingSessionRequest(sampling_session_id=name)
+            )
+            clone = joined.client_counter
+        return await sampler_of_save(core, name, handle.base_model, retry_config, clone=clone)
+
+    return core.courier.send("create_sampling_client_from_handle", run, sampling_session_id=name)
+
+
 async def sampler_of_save(
-    core: Backbone, sampling_session_id: str, base_model: str | None, retry_config: RetryConfig | None
+    core: Backbone,
+    sampling_session_id: str,
+    base_model: str | None,
+    retry_config: RetryConfig | None,
+    *,
+    clone: int = 0,
 ) -> SamplingClient:
-    """Make a client of a sampling session that exists."""
-    session = SamplerSession(sampling_session_id, retry_config or RetryConfig())
+    """Make a client of a sampling session that exists; ``clone`` says whose block of numbers it uses."""
+    retry, flags = retry_config or RetryConfig(), core.session.flags
+    if flags.sample_no_retries or not flags.sample_enable_stuck_detection:
+        retry = msgspec.structs.replace(
+            retry,
+            enable_retry_logic=retry.enable_retry_logic and not flags.sample_no_retries,
+            enable_stuck_detection=retry.enable_stuck_detection and flags.sample_enable_stuck_detection,
+        )
+    session = SamplerSession(sampling_session_id, retry, clone=clone)
     return SamplingClient(core, session, base_model=base_model, tokenizer=await _local_tokenizer(core, base_model))
 
 

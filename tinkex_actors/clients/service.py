@@ -7,9 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.backbone import Backbone
+<<<<<<< HEAD
 from tinkex_actors.clients.creation import create_model, create_model_from_state, create_sampler
 from tinkex_actors.clients.recovery import WatchedRun
+=======
+from tinkex_actors.clients.creation import (
+    create_model,
+    create_model_from_state,
+    create_sampler,
+    create_sampler_of_handle,
+)
+>>>>>>> main
 from tinkex_actors.clients.rest import AdminClient, RestClient
+from tinkex_actors.clients.sampling import SamplerHandle
 from tinkex_actors.clients.telemetry import Telemetry
 from tinkex_actors.config import Config
 from tinkex_actors.errors import ClosedError, ConfigError, InputError, WrongLoopError
@@ -175,6 +185,23 @@ class ServiceClient:
             base_model=base_model,
             retry_config=retry_config,
         )
+
+    def create_sampling_client_from_handle(
+        self, handle: SamplerHandle | str, retry_config: RetryConfig | None = None
+    ) -> ApiFuture[SamplingClient]:
+        """Sample from a sampling session that another process made: ``sampler.get_sampler_handle()`` over there.
+
+        The two count in blocks of numbers of their own, so that the server takes no request of one for the other's.
+
+        Args:
+            handle: the handle, or its text.
+            retry_config: how lost samples are sent again; a handle does not carry it.
+
+        Raises:
+            InputError: it is no handle, or one of another server.
+        """
+        found = SamplerHandle.parse(handle) if isinstance(handle, str) else handle
+        return create_sampler_of_handle(self._use(), found, retry_config)
 
     def create_rest_client(self) -> RestClient:
         """Training runs, checkpoints and sessions: what exists. No request is sent."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -40,11 +40,12 @@ from tinkex_actors.wire.client import encode_request
 from tinkex_actors.wire.routes import ROUTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.actors.sequencer import SequencerDesk
     from tinkex_actors.clients.backbone import Backbone
+    from tinkex_actors.clients.custom_loss import CustomLoss
     from tinkex_actors.clients.sampling import SamplingClient
     from tinkex_actors.config import RetryConfig
     from tinkex_actors.tokenizers import Tokenizer
@@ -110,6 +111,40 @@ class TrainingClient:
             RequestFailedError: (awaited) the server could not compute it.
         """
         return self._batch("forward_backward", data, loss_fn, loss_fn_config)
+
+    def forward_backward_custom(
+        self, data: Iterable[Datum], loss_fn: CustomLoss, loss_type_input: Literal["logprobs"] | None = None
+    ) -> ApiFuture[ForwardBackwardOutput]:
+        """Compute a loss of your own, here, and add its gradient to the model's accumulator.
+
+        The server computes the logprobs of the targets; the loss and its gradient are computed from them in one of the
+        system's threads; the server then takes the gradient on to the model, by a ``cross_entropy`` whose weights are
+        its negative (protocol 6.7). The numbers of both requests are taken at the call, so you may submit
+        ``optim_step`` at once. Cancelled or failed, it leaves no gap: what was called behind it goes on, except an
+        ``optim_step`` that was to apply its gradient, which fails with it.
+
+        Args:
+            data: the examples. Each needs ``target_tokens``, ``[T]`` or ``[T, K]``; whatever else is in
+                ``loss_fn_inputs`` stays here, for the loss to read.
+            loss_fn: ``loss(data, logprobs) -> (scalar, metrics)``, with an array of logprobs for each datum in the
+                shape of its targets, in JAX (numpy and torch work too); or a ``losses.BatchLoss``, which is faster on
+                batches of many lengths; or an objective of ``losses``. Metrics are numbers named ``name:reduction``.
+            loss_type_input: ``"logprobs"`` or None, as the official client has it; nothing else is left of it.
+
+        Returns:
+            The outputs of the backward pass; the loss as ``loss:sum``, the server's own as ``surrogate_loss:sum``,
+            and the loss's metrics.
+
+        Raises:
+            InputError: no data, a datum without ``target_tokens``, or a loss that is no function; nothing was sent.
+            ConfigError: JAX is not installed; nothing was sent.
+            SequenceBrokenError: an earlier request of this model was lost.
+            LossError: (awaited) the loss is no scalar, has no gradient, or a metric is not as it must be.
+            NonFiniteLossError: (awaited) NaN or infinity; the message names the datum, the token and the value.
+        """
+        from tinkex_actors.clients.custom_loss import forward_backward_custom
+
+        return forward_backward_custom(self, data, loss_fn, loss_type_input)
 
     def optim_step(self, optim_params: OptimParams) -> ApiFuture[OptimStepResponse]:
         """Apply the accumulated gradient, and clear it.
@@ -335,35 +370,44 @@ class TrainingClient:
         loss_fn: str,
         loss_fn_config: Mapping[str, float | str] | None,
     ) -> ApiFuture[ForwardBackwardOutput]:
-        core = self._use()
-        batch = _checked(operation, data, loss_fn)
-        sizes = [estimate_bytes(datum) for datum in batch]
-        flags = core.session.flags
-        limits = ChunkLimits(max_items=flags.fwdbwd_max_chunk_len, max_bytes=flags.fwdbwd_max_chunk_bytes_count)
+        self._use()
+        batch = checked_batch(operation, data, loss_fn)
+        parts = self._parts(batch)
         config = None if loss_fn_config is None else dict(loss_fn_config)
-        # Of a batch in protobuf, only what can fail is encoded twice.
-        doubtful = [datum for datum in batch if not core.link.dialect.protobuf or _has_pointers(datum)]
-        self._check_encodable(
-            operation,
-            ForwardBackwardRequest(
-                forward_backward_input=ForwardBackwardInput(data=doubtful, loss_fn=loss_fn, loss_fn_config=config),
-                model_id=self.model_id,
-            ),
-        )
-        chunks = [
-            Chunk(
-                ForwardBackwardRequest(
-                    forward_backward_input=ForwardBackwardInput(
-                        data=batch[part.start : part.stop], loss_fn=loss_fn, loss_fn_config=config
-                    ),
-                    model_id=self.model_id,
-                    forward_only=operation == "forward",
-                ),
-                sum(sizes[part.start : part.stop]),
-            )
-            for part in split(sizes, limits)
-        ]
+        chunks = self._chunks(operation, batch, parts, loss_fn, config, forward_only=operation == "forward")
         return self._desk.submit(operation, ROUTES[operation], chunks, combine)
+
+    def _parts(self, batch: Sequence[Datum]) -> list[range]:
+        """Cut a batch as the server wants it (protocol 6.4)."""
+        flags = self._core.session.flags
+        limits = ChunkLimits(max_items=flags.fwdbwd_max_chunk_len, max_bytes=flags.fwdbwd_max_chunk_bytes_count)
+        return split([estimate_bytes(datum) for datum in batch], limits)
+
+    def _chunks(
+        self,
+        operation: str,
+        batch: Sequence[Datum],
+        parts: Sequence[range],
+        loss_fn: str,
+        config: dict[str, float | str] | None,
+        *,
+        forward_only: bool,
+    ) -> list[Chunk]:
+        """Make the requests of a batch, refusing what can never be sent."""
+        # Of a batch in protobuf, only what can fail is encoded twice.
+        protobuf = self._core.link.dialect.protobuf
+        doubtful = [datum for datum in batch if not protobuf or _has_pointers(datum)]
+
+        def request(data: Sequence[Datum]) -> ForwardBackwardRequest:
+            return ForwardBackwardRequest(
+                forward_backward_input=ForwardBackwardInput(data=list(data), loss_fn=loss_fn, loss_fn_config=config),
+                model_id=self.model_id,
+                forward_only=forward_only,
+            )
+
+        self._check_encodable(operation, request(doubtful))
+        pieces = [batch[part.start : part.stop] for part in parts]
+        return [Chunk(request(piece), sum(map(estimate_bytes, piece))) for piece in pieces]
 
     def _load(self, operation: str, path: str, *, optimizer: bool) -> ApiFuture[LoadWeightsResponse]:
         self._use()
@@ -389,7 +433,7 @@ class TrainingClient:
         return f"<TrainingClient {self.model_id} of {self.base_model}>"
 
 
-def _checked(operation: str, data: Iterable[Datum], loss_fn: str) -> list[Datum]:
+def checked_batch(operation: str, data: Iterable[Datum], loss_fn: str) -> list[Datum]:
     if isinstance(data, Datum):
         raise InputError(f"{operation}: expected a sequence of Datum, got a single one. Pass [datum].")
     batch = list(data)

@@ -92,6 +92,8 @@ _FIELDS: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "TINKEX_DEFAULT_QUERY": ("default_query", _object),
     "TINKEX_DUMP_HEADERS": ("dump_headers", _flag),
     "TINKEX_OTEL_PROPAGATE": ("otel_propagate", _flag),
+    "TINKEX_LOSS_DEVICE": ("loss_device", _text),
+    "TINKEX_LOSS_FLOAT64": ("loss_float64", _flag),
     # The official client's variable for everything; ours, which can tell loggers apart, comes last and wins.
     "TINKER_LOG": ("log", _levels),
     "TINKEX_LOG": ("log", _levels),

@@ -91,6 +91,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         coalesce: requests for the same reading under way at once become one.
         last_good_max_age: seconds for which capabilities and samplers that were once read may stand in for an answer
             that does not come; None never does.
+        loss_device: where losses of your own are computed: ``cpu``, ``gpu``, ``gpu:1``; None leaves it to JAX.
+        loss_float64: compute each loss once more with 64 bits, and warn (``loss.imprecise``) where the two differ.
+        loss_workers: losses of your own that are computed at once, each on a thread.
         engine_store: where the local engine keeps checkpoints.
         cache_dir: where model weights and compiled code are kept.
         state_dir: where telemetry waits while the server is away.
@@ -133,6 +136,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     breaker: BreakerConfig | None = None
     coalesce: bool = False
     last_good_max_age: float | None = None
+    loss_device: str | None = None
+    loss_float64: bool = False
+    loss_workers: int = 4
     engine_store: Path = msgspec.field(default_factory=lambda: environment.default_store({}))
     cache_dir: Path = msgspec.field(default_factory=lambda: environment.default_cache({}))
     state_dir: Path = msgspec.field(default_factory=lambda: environment.default_state({}))
@@ -143,6 +149,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
             if value is not None and not (_is_number(value) and 0 < value < math.inf):
                 raise ConfigError(f"Config.{name}: expected finite seconds above 0, got {value!r}.")
         _check_count("max_response_bytes", self.max_response_bytes, 1)
+        _check_count("loss_workers", self.loss_workers, 1)
         if self.max_retries is not None:
             _check_count("max_retries", self.max_retries, 0)
         if self.parity not in _TIMEOUTS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy.typing as npt
 
 from tinkex_actors.errors import LossError, ShapeMismatchError
 from tinkex_actors.losses.evaluation.buckets import bucket_shape, pad_rows
+from tinkex_actors.losses.evaluation.programs import ProgramCache, ShapeCount
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_logprobs, check_metrics, check_value
 from tinkex_actors.runtime.log import Logger
@@ -23,8 +23,6 @@ __all__ = ["BatchFunction", "BatchLoss"]
 BatchFunction = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, Mapping[str, Any]]]
 
 _log = Logger("tinkex_actors.losses")
-
-_MANY_PROGRAMS = 8
 
 
 class BatchLoss:
@@ -61,16 +59,14 @@ class BatchLoss:
         if rows_per_group < 1:
             raise LossError(f"BatchLoss: rows_per_group is the size of a group, at least 1, got {rows_per_group}.")
         self.fn = fn
-        self.name = name or getattr(fn, "__name__", type(fn).__name__)
+        self.name = str(name or getattr(fn, "__name__", type(fn).__name__))
         self.rows_per_group = rows_per_group
-        self._program = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
-        self._seen: set[Any] = set()
-        self._lock = threading.Lock()
+        self._program = _programs.find(fn, self.name)
 
     @property
     def compiled(self) -> int:
         """How many programs have been compiled for it."""
-        return len(self._seen)
+        return len(self._program.shapes)
 
     def __call__(self, data: Sequence[Datum], logprobs: Sequence[Any]) -> tuple[jax.Array, Mapping[str, Any]]:
         """Return the loss and its metrics; traceable in ``logprobs``.
@@ -95,11 +91,10 @@ class BatchLoss:
         check_logprobs(data, logprobs)
         shape, inputs, mask = self.pack(data, [row.shape for row in logprobs])
         padded = pad_rows(logprobs, shape)
-        self._count(padded, inputs)
-        (value, metrics), gradient = self._program(padded, inputs, mask)
+        (value, metrics), gradient = self._program.run(self.name, padded, inputs, mask)
         host = np.asarray(gradient)
         # A copy of each: a slice would keep the whole padded array alive.
-        gradients = [host[(row, *(slice(size) for size in given.shape))].copy() for row, given in enumerate(logprobs)]
+        gradients = [_cut(host[row], given.shape).copy() for row, given in enumerate(logprobs)]
         loss = float(value)
         check_gradients(self.name, loss, gradients, logprobs)
         return Evaluation(loss, gradients, check_metrics(self.name, metrics))
@@ -140,32 +135,6 @@ class BatchLoss:
     def __repr__(self) -> str:
         return f"<BatchLoss {self.name}, {self.compiled} programs>"
 
-    def _traced(
-        self, logprobs: jax.Array, inputs: Mapping[str, jax.Array], mask: jax.Array
-    ) -> tuple[jax.Array, dict[str, Any]]:
-        result = self.fn(_Inputs(self.name, inputs), logprobs, mask)
-        if not isinstance(result, tuple) or len(result) != 2:
-            raise LossError(f"{self.name} returned a {type(result).__name__}; expected (loss, metrics).")
-        value, metrics = result
-        check_value(self.name, value)
-        return jnp.asarray(value), dict(metrics)
-
-    def _count(self, padded: npt.NDArray[Any], inputs: Mapping[str, npt.NDArray[Any]]) -> None:
-        signature = (padded.shape, padded.dtype.str, tuple((name, array.shape) for name, array in inputs.items()))
-        with self._lock:
-            if signature in self._seen:
-                return
-            self._seen.add(signature)
-            programs = len(self._seen)
-        if programs > _MANY_PROGRAMS:
-            _log.warning(
-                "loss.compiled_often",
-                loss=self.name,
-                programs=programs,
-                shape=padded.shape,
-                remedy="keep the number of data and the longest row of a batch in a narrower range",
-            )
-
     def pack(
         self, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]]
     ) -> tuple[tuple[int, int], dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
@@ -199,6 +168,43 @@ class BatchLoss:
         for datum in data:
             names &= datum.loss_fn_inputs.keys()
         return sorted(names)
+
+
+class _Program:
+    """A function on padded arrays, compiled, and the shapes it was compiled for."""
+
+    def __init__(self, fn: BatchFunction) -> None:
+        self.shapes = ShapeCount()
+        self._fn = fn
+        self._compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True), static_argnums=3)
+
+    def run(
+        self, name: str, padded: npt.NDArray[Any], inputs: Mapping[str, npt.NDArray[Any]], mask: npt.NDArray[np.bool_]
+    ) -> Any:
+        """Return ``((value, metrics), gradient)``."""
+        inputs_shapes = tuple((key, array.shape) for key, array in inputs.items())
+        if self.shapes.note((padded.shape, padded.dtype.str, inputs_shapes)):
+            _log.warning(
+                "loss.compiled_often",
+                loss=name,
+                programs=len(self.shapes),
+                shape=padded.shape,
+                remedy="keep the number of data and the longest row of a batch in a narrower range",
+            )
+        return self._compiled(padded, inputs, mask, name)
+
+    def _traced(
+        self, logprobs: jax.Array, inputs: Mapping[str, jax.Array], mask: jax.Array, name: str
+    ) -> tuple[jax.Array, dict[str, Any]]:
+        result = self._fn(_Inputs(name, inputs), logprobs, mask)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise LossError(f"{name} returned one {type(result).__name__}; expected (loss, metrics).")
+        value, metrics = result
+        check_value(name, value)
+        return jnp.asarray(value), dict(metrics)
+
+
+_programs = ProgramCache(_Program)
 
 
 class _Inputs(dict[str, Any]):
@@ -244,6 +250,10 @@ def _mask(shapes: Sequence[tuple[int, ...]], padded: tuple[int, int]) -> npt.NDA
     lengths[: len(shapes)] = [shape[0] for shape in shapes]
     mask: npt.NDArray[np.bool_] = np.arange(padded[1], dtype=np.int32) < lengths[:, None]
     return mask
+
+
+def _cut(row: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
+    return row[tuple(map(slice, shape))]
 
 
 def _grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:

@@ -8,9 +8,7 @@ from tinkex_actors.clients.creation import create_model, create_model_from_state
 from tinkex_actors.clients.inside import attach_model
 from tinkex_actors.errors import (
     BadRequestError,
-    ConflictError,
     GoneError,
-    InputError,
     NotFoundError,
     RequestFailedError,
     RunError,
@@ -29,24 +27,13 @@ if TYPE_CHECKING:
     from tinkex_actors.clients import TrainingClient
     from tinkex_actors.clients.backbone import Backbone
     from tinkex_actors.runs.checkpoints import Checkpoints
-    from tinkex_actors.runs.journal.record import Record
+    from tinkex_actors.runs.journal.record import CheckpointRow, Record
     from tinkex_actors.runs.logbook import Logbook
     from tinkex_actors.runs.spec import RunSpec
 
 __all__ = ["Way", "attach", "begin", "keep_alive", "restore"]
 
 Way = Literal["created", "attached", "restored"]
-
-# What a server says of a checkpoint that it does not have, or cannot read.
-_GONE = (
-    NotFoundError,
-    GoneError,
-    BadRequestError,
-    ConflictError,
-    UnprocessableEntityError,
-    RequestFailedError,
-    InputError,
-)
 
 _log = Logger("tinkex_actors.runs")
 
@@ -56,7 +43,7 @@ async def attach(book: Logbook, record: Record, *, allowed: bool) -> TrainingCli
 
     The requests behind the last committed step are sent again under their numbers: a server that has them answers with
     what it answered, and the others run for the first time. So this needs a server that tells a repeated number from a
-    new one (protocol appendix A.1 #6), which is promised by the hosted dialect only.
+    new one (protocol appendix A.1 #6): the hosted dialect promises it, and ``Config.resend_training`` takes it back.
     """
     if not record.openings:
         return None
@@ -67,7 +54,7 @@ async def attach(book: Logbook, record: Record, *, allowed: bool) -> TrainingCli
         # The same service has it. What it did behind the last commit cannot be sent again by the same client.
         if record.sent or desk.turns.next_seq != record.next_seq or desk.turns.broken_at or desk.pending():
             return None
-    elif not allowed or core.link.dialect.name != "hosted":
+    elif not (allowed and core.config.resend_training and core.link.dialect.name == "hosted"):
         return None
     try:
         await core.link.exchange(
@@ -97,19 +84,25 @@ async def restore(book: Logbook, checkpoints: Checkpoints) -> TrainingClient | N
     Raises:
         RunError: checkpoints were taken, and none of them is left.
     """
-    cause: Exception | None = None
+    missing: list[tuple[CheckpointRow, Exception]] = []
     for row in reversed(checkpoints.kept):
         try:
-            return await _from_state(book.core, row.path)
-        except _GONE as error:
-            cause = error
-            checkpoints.lost(row, str(error))
-    if cause is not None:
+            training = await _from_state(book.core, row.path)
+        except TinkexError as error:
+            if not _is_missing(error):
+                raise
+            missing.append((row, error))
+        else:
+            # Only now: a server that has none of them may be the wrong one, or not itself.
+            for lost, why in missing:
+                checkpoints.lost(lost, str(why))
+            return training
+    if missing:
         raise RunError(
-            f"The server has none of the checkpoints of the run {book.folder} ({cause}). Begin anew in another folder, "
-            "with from_checkpoint= if you have a copy.",
+            f"The server has none of the checkpoints of the run {book.folder} ({missing[0][1]}). Open it where they "
+            "are, or begin anew in another folder, with from_checkpoint= if you have a copy.",
             path=book.folder,
-        ) from cause
+        ) from missing[0][1]
     return None
 
 
@@ -120,6 +113,13 @@ async def begin(book: Logbook, spec: RunSpec) -> TrainingClient:
     assert spec.model is not None
     assert spec.lora is not None
     return await create_model(book.core, spec.model, spec.lora, None, None)
+
+
+def _is_missing(error: TinkexError) -> bool:
+    """Whether the server says that it has no such checkpoint, or cannot read it, and would say so again."""
+    if isinstance(error, RequestFailedError):
+        return error.category == "user"
+    return isinstance(error, (NotFoundError, GoneError, BadRequestError, UnprocessableEntityError))
 
 
 def keep_alive(core: Backbone, session_id: str) -> Callable[[], object] | None:

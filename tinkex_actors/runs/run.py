@@ -12,6 +12,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed
 from tinkex_actors.clients.inside import backbone_of, next_number
 from tinkex_actors.errors import ConfigError, RunError
 from tinkex_actors.runs.checkpoints import Checkpoints
@@ -28,7 +29,7 @@ from tinkex_actors.runtime import ActorRef, ChildSpec, Supervisor
 from tinkex_actors.runtime.log import Logger
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from types import TracebackType
 
     from tinkex_actors.clients import ServiceClient, TrainingClient
@@ -69,6 +70,7 @@ class DurableRun:
         self._book: Logbook | None = None
         self._checkpoints: Checkpoints
         self._step: Step | None = None
+        self._unsubscribe: Callable[[], None] | None = None
 
     @classmethod
     def open(
@@ -204,7 +206,20 @@ class DurableRun:
             self._opening(book, record.openings[-1].session_id)
         else:
             await self._restore(book)
+        self._unsubscribe = self._core.system.events.subscribe(self._queue_told, QueuePaused, QueueResumed)
         self._book = book
+
+    def _queue_told(self, event: QueuePaused | QueueResumed) -> None:
+        """Put the server's pauses into the run's notes."""
+        book = self._book
+        if book is not None and event.model_id == book.training.model_id:
+            paused = isinstance(event, QueuePaused)
+            text = (
+                f"{event.queue_state}: {event.reason}"
+                if isinstance(event, QueuePaused)
+                else f"after {event.seconds:.0f} s"
+            )
+            book.note("queue_paused" if paused else "queue_resumed", text, len(book.history))
 
     async def _restore(self, book: Logbook) -> None:
         """Put the model where the last checkpoint, or the beginning, has it; the steps after it are done again."""
@@ -269,6 +284,8 @@ class DurableRun:
                 desk.add(RunClosed(epoch=book.epoch, at=clock(), ending=ending))
                 await desk.flush()
         finally:
+            if self._unsubscribe is not None:
+                self._unsubscribe()
             if self._keeper is not None:
                 await self._keeper.stop()
             self._file.close()

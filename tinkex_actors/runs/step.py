@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from tinkex_actors.clients import SamplingClient
+    from tinkex_actors.clients.custom_loss import CustomLoss
     from tinkex_actors.types import (
         Datum,
         ForwardBackwardOutput,
@@ -108,17 +109,13 @@ class Step:
             lambda: training.forward_backward(batch, loss_fn, loss_fn_config),
         )
 
-    def forward_backward_custom(
-        self, data: Iterable[Datum], loss_fn: Any, **options: Any
-    ) -> ApiFuture[ForwardBackwardOutput]:
-        """As ``TrainingClient.forward_backward_custom``: with a loss of your own."""
+    def forward_backward_custom(self, data: Iterable[Datum], loss_fn: CustomLoss) -> ApiFuture[ForwardBackwardOutput]:
+        """As :meth:`TrainingClient.forward_backward_custom`: with a loss of your own, the same in every repetition."""
         batch = list(data)
-        training: Any = self._book.training
+        training = self._book.training
         name = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
         return self._pass(
-            "forward_backward_custom",
-            [*batch, name],
-            lambda: training.forward_backward_custom(batch, loss_fn, **options),
+            "forward_backward_custom", [*batch, name], lambda: training.forward_backward_custom(batch, loss_fn)
         )
 
     def optim_step(self, optim_params: OptimParams) -> ApiFuture[OptimStepResponse]:

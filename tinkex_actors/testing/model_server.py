@@ -391,7 +391,7 @@ def _result(route: Route, message: Any) -> Any:
                 sampling_session_id=f"sess:sample:{message.sampling_session_seq_id}"
             )
         case _:
-            tokens = np.arange(message.sampling_params.max_tokens or 4, dtype=np.int32) + message.seq_id
+            tokens = np.arange(message.sampling_params.max_tokens or 4, dtype=np.int32) + message.seq_id % (1 << 30)
             sequence = SampledSequence("length", tokens_np=tokens, logprobs_np=np.zeros(len(tokens), np.float32))
             scored = np.full(message.prompt.length, np.nan, np.float32)
             scored[1:] = -1.0

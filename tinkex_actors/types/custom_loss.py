@@ -98,7 +98,7 @@ class RegularizerOutput(Record, frozen=True, kw_only=True):
         contribution: weight times value.
         grad_norm: L2 norm of its gradient, where that was tracked.
         grad_norm_weighted: weight times that.
-        custom: metrics of its own.
+        custom: metrics of its own: numbers, and words that say how it is set.
     """
 
     name: str
@@ -107,7 +107,7 @@ class RegularizerOutput(Record, frozen=True, kw_only=True):
     contribution: float
     grad_norm: float | None = None
     grad_norm_weighted: float | None = None
-    custom: dict[str, float] = {}
+    custom: dict[str, float | str] = {}
 
 
 class CustomLossOutput(Record, frozen=True, kw_only=True):

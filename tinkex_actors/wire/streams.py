@@ -26,7 +26,7 @@ STREAM_END: Final = b"data: [DONE]\n\n"
 STREAM_QUIET: Final = b": nothing yet\n\n"
 """What is sent while there is nothing to say; readers skip it."""
 
-_KNOWN: Final = frozenset({"data", "event", "id", "retry"})
+_KNOWN: Final = frozenset({"event", "id", "retry"})
 
 # Far above one token and its text; what is larger is no stream of events.
 _MAX_EVENT_BYTES: Final = 1024 * 1024
@@ -80,11 +80,11 @@ class EventReader:
             value = value.removeprefix(" ")
             if name == "data":
                 self._fields.setdefault(name, []).append(value)
-            elif name:
+            elif name in _KNOWN:
                 self._fields[name] = [value]
             return None
         fields, self._fields = self._fields, {}
-        if not fields.keys() & _KNOWN:
+        if not fields:
             return None
         retry = fields.get("retry", [""])[-1]
         return Event(

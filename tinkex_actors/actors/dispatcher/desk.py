@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.actors.ledger import Ledger
     from tinkex_actors.actors.poller import PollerDesk
-    from tinkex_actors.machines.backoff import Backoff
+    from tinkex_actors.machines.admission.backoff import Backoff
     from tinkex_actors.types import SampleRequest
 
 __all__ = ["DispatcherDesk"]

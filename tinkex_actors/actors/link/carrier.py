@@ -82,20 +82,12 @@ class Carrier:
             APIStatusError: a 400 without a body, once a proxy can no longer be to blame for them.
             CredentialsError: there is no usable credential.
         """
-        if self._query:
-            request.path = self._with_query(request.path)
-        if self._inject is not None:
-            self._inject(request.headers)
-        raw = request.pool == "auth"
-        key = None
-        if not self._own_key:
-            keyring = self.keyring
-            key = keyring.raw if keyring.fixed else await keyring.current(raw=raw)
-            if key:
-                request.headers[_KEY] = key
+        key = await self.dress(request)
         response = await self._carry(request)
         if response.status == 401 and key:
-            fresh = await self.keyring.replacement(key, response.headers.get("www-authenticate", ""), raw=raw)
+            fresh = await self.keyring.replacement(
+                key, response.headers.get("www-authenticate", ""), raw=request.pool == "auth"
+            )
             if fresh is not None:
                 request.headers[_KEY] = fresh
                 response = await self._carry(request)
@@ -104,6 +96,24 @@ class Carrier:
             self._note(response)
         self._judge_proxy(request, response)
         return response
+
+    async def dress(self, request: Request) -> str | None:
+        """Put the credential on a request, the program's query and the trace; returns the credential.
+
+        Raises:
+            CredentialsError: there is no usable one.
+        """
+        if self._query:
+            request.path = self._with_query(request.path)
+        if self._inject is not None:
+            self._inject(request.headers)
+        if self._own_key:
+            return None
+        keyring = self.keyring
+        key = keyring.raw if keyring.fixed else await keyring.current(raw=request.pool == "auth")
+        if key:
+            request.headers[_KEY] = key
+        return key
 
     async def _carry(self, request: Request) -> Response:
         if self._dumps:

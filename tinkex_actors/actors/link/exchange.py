@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tinkex_actors.types import Severity
     from tinkex_actors.wire.client import PollAnswer
     from tinkex_actors.wire.dialect import Dialect
-    from tinkex_actors.wire.exchange import Response
+    from tinkex_actors.wire.exchange import Request, Response
     from tinkex_actors.wire.routes import Route
 
 __all__ = ["Link"]
@@ -207,6 +207,15 @@ class Link:
                 asked = FutureRetrieveRequest(request_id=request_id, allow_metadata_only=allow_metadata_only)
                 if self.speech.learn(ROUTES["retrieve_future"], asked, dialect, error) is not None:
                     raise
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What every request carries, without the credential."""
+        return self._headers
+
+    async def authorize(self, request: Request) -> None:
+        """Put what every request carries on one that is not sent by `exchange`: the credential and the query."""
+        await self._carrier.dress(request)
 
     async def pause(self, seconds: float) -> None:
         """Wait on the system's clock."""

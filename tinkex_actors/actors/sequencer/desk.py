@@ -147,6 +147,7 @@ class SequencerDesk(Desk):
         call = self._calls.get(op_id)
         if call is not None and not call.future.done():
             call.load(chunks, finish)
+            call.future.waits_for(lambda: self._describe(op_id))
             self._note(turns.release(self.turns, op_id))
 
     def abandon(self, op_id: int, error: Exception) -> None:

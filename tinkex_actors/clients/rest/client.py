@@ -238,7 +238,8 @@ class RestClient:
 
         What is there already of an interrupted download is kept and gone on with. The files appear all at once, when
         everything has been read and looked at: an archive that would write elsewhere, or that holds links or devices,
-        is refused. Cancelling the future stops it and keeps what has been read.
+        is refused. Cancelling the future stops it and keeps what has been read. Of two downloads into one folder, here
+        or in another process, one waits for the other.
 
         Args:
             tinker_path: the checkpoint, of any kind; external ones come file by file, others as an archive.
@@ -248,7 +249,8 @@ class RestClient:
             on_progress: called on the loop with the bytes that have arrived and, if known, their number in all.
 
         Raises:
-            InputError: the folder is there already (without ``overwrite``), or is a file.
+            InputError: (awaited) the folder is there already (without ``overwrite``), or cannot be written: no folder,
+                no room on the disk.
             APIResponseValidationError: (awaited) an archive beyond the limits, or one that is not safe to unpack.
         """
         return download_checkpoint(

@@ -1,23 +1,20 @@
 """Checkpoints as files on this machine: interrupted downloads go on, and files appear when all of them are there.
 
-Beside the folder that is being made, ``.NAME.part`` holds what has arrived, and beside each file ``FILE.left`` says of
-which content it is. A restarted courier, a second call and another process all go on from there.
+A restarted courier, a later call and another process all go on from what has arrived (``part_folder``). Of two at
+once, one waits for the other.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import shutil
-import tempfile
 from contextlib import asynccontextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-import msgspec
-
 from tinkex_actors.clients.rest.asking import at_checkpoint
+from tinkex_actors.clients.rest.part_folder import Left, PartFolder
 from tinkex_actors.clients.rest.unpacking import ArchiveLimits, safe_name, unpack
 from tinkex_actors.errors import (
     APIConnectionError,
@@ -43,15 +40,10 @@ T = TypeVar("T")
 
 _EXECUTOR = "downloads"
 _BUFFER = 1 << 20
+_PATIENCE = 0.5  # between two looks at a folder that another download holds
 _POLICY = RetryPolicy(max_attempts=4, base=0.25)  # of attempts in a row that bring nothing
 _STALE = frozenset({401, 403, 404, 410, 416})  # a link whose time has passed, or a file that became another
-
-
-class _Left(msgspec.Struct):
-    """Of which content the bytes of an interrupted download are."""
-
-    total: int | None = None
-    tag: str = ""
+_ARCHIVE = PurePosixPath("archive")
 
 
 def download_checkpoint(
@@ -85,40 +77,56 @@ class _Job:
         limits: ArchiveLimits,
         on_progress: Callable[[int, int | None], object] | None,
     ) -> None:
-        name = re.sub(r"[^\w.-]", "_", tinker_path.partition("://")[2])
         self._core = core
         self._address = at_checkpoint(tinker_path)
-        self._target = folder / name
-        self._part = folder / f".{name}.part"
+        self._part = PartFolder(folder / re.sub(r"[^\w.-]", "_", tinker_path.partition("://")[2]))
         self._overwrite = overwrite
         self._limits = limits
         self._on_progress = on_progress
         self._arrived = 0
+        self._done: Path | None = None
 
     async def archive(self, future: ApiFuture[Any]) -> Path:
         """Download one archive and unpack it."""
-        await self._on_disk(self._prepare)
-        packed = self._part / "archive"
-        await self._bring(future, packed, self._archive_link)
-        future.waits_for("the archive to be unpacked")
-        return await self._on_disk(self._unpack, packed)
+        async with self._holding(future):
+            if self._done is None:
+                await self._bring(future, _ARCHIVE, self._archive_link)
+                future.waits_for("the archive to be unpacked")
+                await self._on_disk(self._unpack)
+        return self._target
 
     async def files(self, future: ApiFuture[Any]) -> Path:
         """Download the files one by one."""
-        await self._on_disk(self._prepare)
-        names = sorted((await self._links()).urls)
-        if len(names) > self._limits.max_files:
-            raise APIResponseValidationError(
-                f"The checkpoint has {len(names)} files; ArchiveLimits(max_files={self._limits.max_files})."
-            )
-        for name in names:
-            place = self._part / "files" / safe_name(name)
+        async with self._holding(future):
+            if self._done is None:
+                names = self._names((await self._links()).urls)
+                await self._on_disk(self._part.keep_only, names)
+                for place, name in names.items():
 
-            async def link(name: str = name) -> str:
-                return str((await self._links()).urls[name])
+                    async def link(name: str = name) -> str:
+                        return str((await self._links()).urls[name])
 
-            await self._bring(future, place, link)
-        return await self._on_disk(self._appear, self._part / "files")
+                    await self._bring(future, place, link)
+                await self._on_disk(self._appear, self._part.files)
+        return self._target
+
+    @property
+    def _target(self) -> Path:
+        return self._part.target
+
+    @asynccontextmanager
+    async def _holding(self, future: ApiFuture[Any]) -> AsyncIterator[None]:
+        self._arrived = 0
+        if self._done is not None:  # a courier that is begun again just after the end
+            yield
+            return
+        while not await self._on_disk(lambda: self._part.take(overwrite=self._overwrite)):
+            future.waits_for(f"another download into {self._target} to end")
+            await self._core.link.pause(_PATIENCE)
+        try:
+            yield
+        finally:
+            await self._on_disk(self._part.release)
 
     # --- links -------------------------------------------------------------------------------------------------------
     async def _archive_link(self) -> str:
@@ -129,62 +137,88 @@ class _Job:
     async def _links(self) -> Any:
         return await self._core.link.exchange(ROUTES["get_external_weights_urls"], path=self._address)
 
+    def _names(self, urls: dict[str, str]) -> dict[PurePosixPath, str]:
+        """Return each file's place and the server's name for it."""
+        if len(urls) > self._limits.max_files:
+            raise APIResponseValidationError(
+                f"The checkpoint has {len(urls)} files; ArchiveLimits(max_files={self._limits.max_files})."
+            )
+        names: dict[PurePosixPath, str] = {}
+        folders = {parent for name in urls for parent in safe_name(name).parents}
+        for name in sorted(urls):
+            place = safe_name(name)
+            if place in names or place in folders:
+                raise APIResponseValidationError(f"The checkpoint has two files at {str(place)!r}.")
+            names[place] = name
+        return names
+
     # --- bytes -------------------------------------------------------------------------------------------------------
-    async def _bring(self, future: ApiFuture[Any], place: Path, link: Callable[[], Awaitable[str]]) -> None:
+    async def _bring(self, future: ApiFuture[Any], place: PurePosixPath, link: Callable[[], Awaitable[str]]) -> None:
         """Fill a file, with a new link and from the last byte on whenever the way breaks."""
-        before, failed = self._arrived, 0
+        failed = 0
         while True:
-            self._arrived = before
-            had, left = await self._on_disk(_left, place)
-            try:
-                async with self._open(await link(), had, left.tag) as file:
-                    if await self._fill(future, place, file, had, left):
-                        return
-                error: APIConnectionError | APIStatusError = APIConnectionError(
-                    f"{place.name}: the file ended early, or became another one on the way."
-                )
-            except (APIConnectionError, APIStatusError) as caught:
-                error = caught
-            size, _ = await self._on_disk(_left, place)
-            failed = 0 if size > had else failed + 1
-            status = error.status_code if isinstance(error, APIStatusError) else None
+            left = await self._on_disk(self._part.left, place)
+            status, error = await self._attempt(future, place, link, left)
+            if error is None:
+                return
+            size = (await self._on_disk(self._part.left, place)).size
+            failed = 0 if size > left.size else failed + 1
             if status in _STALE and failed < 2:
                 if status == 416:
-                    await self._on_disk(_forget, place)
+                    await self._on_disk(self._part.forget, place)
                 continue
-            u = self._core.system.rng.random()
-            pause = decide(_POLICY, failed, 0.0, Failure(status), u)
+            pause = decide(_POLICY, failed, 0.0, Failure(status), self._core.system.rng.random())
             if pause is None:
                 raise error
-            future.waits_for(f"another attempt at {place.name}, {size} bytes of which are here: {error}")
+            future.waits_for(f"another attempt at {place}, {size} bytes of which are here: {error}")
             await self._core.link.pause(pause)
 
-    async def _fill(self, future: ApiFuture[Any], place: Path, file: FileOnItsWay, had: int, left: _Left) -> bool:
+    async def _attempt(
+        self, future: ApiFuture[Any], place: PurePosixPath, link: Callable[[], Awaitable[str]], left: Left
+    ) -> tuple[int | None, Exception | None]:
+        """Read on; return the status, if any, and the error of a way that broke."""
+        # Bytes of which nobody can say whether they are of the same content are no beginning.
+        first = left.size if left.tag else 0
+        try:
+            async with self._open(await link(), first, left.tag) as file:
+                if await self._fill(future, place, file, first, left):
+                    return None, None
+            return None, APIConnectionError(f"{place}: the file ended early, or became another one on the way.")
+        except APIStatusError as error:
+            if error.status_code == 416 and first and left.complete:
+                # All of it was here. (Another content would have been sent whole, by its tag.)
+                self._arrived += left.size
+                return None, None
+            return error.status_code, error
+        except APIConnectionError as error:
+            return None, error
+
+    async def _fill(
+        self, future: ApiFuture[Any], place: PurePosixPath, file: FileOnItsWay, had: int, left: Left
+    ) -> bool:
         """Write what comes; return whether the file is complete."""
         known = file.total == left.total and file.tag == left.tag
         done = had if file.first == had and known else 0
         if file.first != done:  # the rest of another content than the one that is here
-            await self._on_disk(_forget, place)
+            await self._on_disk(self._part.forget, place)
             return False
+        self._refuse_beyond(place, file.total or 0)
         if done == 0:
-            await self._on_disk(_begin, place, _Left(file.total, file.tag))
+            await self._on_disk(self._part.begin, place, Left(0, file.total, file.tag))
         self._told(future, place, done, file.total)
         buffer = bytearray()
         try:
             async for piece in file.pieces:
                 buffer += piece
-                if self._arrived + done + len(buffer) > self._limits.max_bytes:
-                    raise APIResponseValidationError(
-                        f"{place.name}: more than {self._limits.max_bytes} bytes arrive. If you trust the checkpoint, "
-                        "raise ArchiveLimits(max_bytes=...)."
-                    )
+                self._refuse_beyond(place, done + len(buffer))
                 if len(buffer) >= _BUFFER:
                     full, buffer = bytes(buffer), bytearray()
-                    await self._on_disk(_write, place, done, full)
+                    await self._on_disk(self._part.write, place, done, full)
                     done += len(full)
                     self._told(future, place, done, file.total)
         finally:  # what has come is not asked for again
-            await self._on_disk(_write, place, done, bytes(buffer))
+            if buffer:
+                await self._on_disk(self._part.write, place, done, bytes(buffer))
         done += len(buffer)
         self._told(future, place, done, file.total)
         complete = file.total is None or done == file.total
@@ -192,9 +226,16 @@ class _Job:
             self._arrived += done
         return complete
 
-    def _told(self, future: ApiFuture[Any], place: Path, done: int, total: int | None) -> None:
+    def _refuse_beyond(self, place: PurePosixPath, size: int) -> None:
+        if self._arrived + size > self._limits.max_bytes:
+            raise APIResponseValidationError(
+                f"{place}: more than {self._limits.max_bytes} bytes arrive. If you trust the checkpoint, raise "
+                "ArchiveLimits(max_bytes=...)."
+            )
+
+    def _told(self, future: ApiFuture[Any], place: PurePosixPath, done: int, total: int | None) -> None:
         of = "" if total is None else f" of {total}"
-        future.waits_for(f"{place.name}: {done}{of} bytes have arrived")
+        future.waits_for(f"{place}: {done}{of} bytes have arrived")
         if self._on_progress is not None:
             self._on_progress(self._arrived + done, None if total is None else self._arrived + total)
 
@@ -217,65 +258,25 @@ class _Job:
 
     # --- the disk, on a thread ---------------------------------------------------------------------------------------
     async def _on_disk(self, function: Callable[..., T], *args: Any) -> T:
-        return await self._core.system.blocking(function, *args, executor=_EXECUTOR)
-
-    def _prepare(self) -> None:
-        if self._target.exists() and not self._overwrite:
-            raise InputError(
-                f"{self._target} is there already. Move it away, or pass overwrite=True to replace it once the "
-                "download is complete."
-            )
-        self._part.mkdir(parents=True, exist_ok=True)
-
-    def _unpack(self, packed: Path) -> Path:
-        into = Path(tempfile.mkdtemp(prefix="unpacked-", dir=self._part))
         try:
-            unpack(packed, into, self._limits)
-            return self._appear(into)
-        except BaseException:
+            return await self._core.system.blocking(function, *args, executor=_EXECUTOR)
+        except OSError as error:
+            raise InputError(
+                f"download_checkpoint: {error.filename or self._target} cannot be written "
+                f"({error.strerror or type(error).__name__}). Make room or choose another folder; what has arrived is "
+                "gone on with."
+            ) from error
+
+    def _unpack(self) -> None:
+        try:
+            made = self._part.empty_folder()
+            unpack(self._part.files / _ARCHIVE, made, self._limits)
+        except APIResponseValidationError:
             # What cannot be unpacked would not get better by going on from it.
-            shutil.rmtree(into, ignore_errors=True)
-            _forget(packed)
+            self._part.empty_folder()
+            self._part.forget(_ARCHIVE)
             raise
+        self._appear(made)
 
-    def _appear(self, made: Path) -> Path:
-        """Put the finished folder in its place; what was there goes last."""
-        for note in made.rglob("*.left"):
-            if note.with_suffix("").exists():
-                note.unlink()
-        made.chmod(0o755)
-        old = self._part / "replaced"
-        if self._target.exists():
-            os.replace(self._target, old)
-        os.replace(made, self._target)
-        shutil.rmtree(self._part)
-        return self._target
-
-
-def _left(place: Path) -> tuple[int, _Left]:
-    """Return how much of a file has arrived, and of which content."""
-    try:
-        return place.stat().st_size, msgspec.json.decode(_note(place).read_bytes(), type=_Left)
-    except (OSError, msgspec.DecodeError):
-        return 0, _Left()
-
-
-def _begin(place: Path, left: _Left) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    place.write_bytes(b"")
-    _note(place).write_bytes(msgspec.json.encode(left))
-
-
-def _write(place: Path, at: int, piece: bytes) -> None:
-    with place.open("r+b") as file:
-        file.seek(at)
-        file.write(piece)
-
-
-def _forget(place: Path) -> None:
-    place.unlink(missing_ok=True)
-    _note(place).unlink(missing_ok=True)
-
-
-def _note(place: Path) -> Path:
-    return place.with_name(place.name + ".left")
+    def _appear(self, made: Path) -> None:
+        self._done = self._part.appear(made)

@@ -2,11 +2,10 @@
 
 Layers of this folder, each importing only those to its right::
 
-    training, sampling, scoring > decoding > batching, objectives, optimizer > forward > attention > lora > model
-    > architecture
+    sampling > training, scoring > batching, objectives, optimizer > forward > attention > lora > model > architecture
 
 Everything here computes on the calling thread and keeps no state of its own: the base model and the adapters are
-immutable values that the caller holds.
+immutable values that the caller holds. The one exception is the ``Decoder``, which holds the requests that it decodes.
 """
 
 from tinkex_actors.engine.core.architecture import ModelConfig
@@ -14,7 +13,7 @@ from tinkex_actors.engine.core.batching import Example
 from tinkex_actors.engine.core.lora import Adapter, LoraSpec, new_adapter
 from tinkex_actors.engine.core.model import BaseModel
 from tinkex_actors.engine.core.optimizer import AdamHyper, optim_step
-from tinkex_actors.engine.core.sampling import DecodeParams, Sampled, sample
+from tinkex_actors.engine.core.sampling import DecodeParams, Decoder, Drawing, Sampled, sample
 from tinkex_actors.engine.core.scoring import draw_alternatives, prompt_logprobs, target_logprobs, topk_prompt
 from tinkex_actors.engine.core.training import BatchResult, forward_backward
 
@@ -24,6 +23,8 @@ __all__ = [
     "BaseModel",
     "BatchResult",
     "DecodeParams",
+    "Decoder",
+    "Drawing",
     "Example",
     "LoraSpec",
     "ModelConfig",

@@ -105,16 +105,20 @@ def attend_cached(
     q: jax.Array,
     k: jax.Array,
     v: jax.Array,
-    position: jax.Array,
+    slot: jax.Array,
+    positions: jax.Array,
     config: ModelConfig,
 ) -> jax.Array:
-    """Attend one query per row to the cache up to and including ``position``.
+    """Attend one query per row to what the row has in the cache.
+
+    The cache is a ring: a row's tokens lie in consecutive slots that end with ``slot``, and may wrap around.
 
     Args:
         q: rotated queries ``[rows, heads, head_dim]``.
-        k: cached keys ``[rows, S, kv_heads, head_dim]``, the new one already written at ``position``.
+        k: cached keys ``[rows, S, kv_heads, head_dim]``, the new one already written at ``slot``.
         v: cached values, shaped like the keys.
-        position: int32 scalar.
+        slot: int32 scalar, where the new tokens of all rows are.
+        positions: int32 ``[rows]``, how many tokens each row has before the new one.
         config: the model's shape.
 
     Returns:
@@ -123,5 +127,7 @@ def attend_cached(
     rows, capacity = k.shape[:2]
     q = q.reshape(rows, config.kv_heads, config.heads // config.kv_heads, config.head_dim)
     scores = jnp.einsum("bkgd,bskd->bkgs", q, k) * (1.0 / math.sqrt(config.head_dim))
-    weights = jax.nn.softmax(jnp.where(jnp.arange(capacity) <= position, scores, _MASKED), axis=-1)
+    age = (slot - jnp.arange(capacity)) % capacity
+    visible = (age <= positions[:, None])[:, None, None]
+    weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
     return jnp.einsum("bkgs,bskd->bkgd", weights, v).reshape(rows, config.query_width)

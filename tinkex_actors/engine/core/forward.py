@@ -90,25 +90,28 @@ def next_hidden(
     weights: Weights,
     lora: Lora | None,
     tokens: jax.Array,
-    position: jax.Array,
+    slot: jax.Array,
+    positions: jax.Array,
     cache: KeyValueCache,
     config: ModelConfig,
 ) -> tuple[jax.Array, KeyValueCache]:
-    """Run one new token per row, all at the same position, over what the cache holds of the tokens before.
+    """Run one new token per row over what the cache holds of the row's tokens before.
+
+    All rows write to the same slot, wherever each stands in its own text: one slice is written, not one per row.
 
     Args:
         weights: the base model.
         lora: the adapter, or None.
         tokens: int32 ``[B]``.
-        position: int32 scalar, where these tokens stand; beyond the cache it is clamped to the last slot.
-        cache: keys and values of positions below ``position``.
+        slot: int32 scalar, the slot of the cache that these tokens get.
+        positions: int32 ``[B]``, how many tokens each row has before; they lie in the slots before ``slot``.
+        cache: keys and values, a ring of slots (see ``attend_cached``).
         config: the model's shape.
 
     Returns:
-        The normed hidden states float32 ``[B, hidden]`` and the cache with this position written.
+        The normed hidden states float32 ``[B, hidden]`` and the cache with this slot written.
     """
-    rows = tokens.shape[0]
-    tables = rotary_tables(jnp.broadcast_to(position, (rows,)), config)
+    tables = rotary_tables(positions, config)
     zero = jnp.zeros((), jnp.int32)
 
     def body(
@@ -118,14 +121,14 @@ def next_hidden(
         layer, pairs = inputs
 
         def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, KeyValueCache]:
-            at = (index, zero, position, zero, zero)
+            at = (index, zero, slot, zero, zero)
             written = KeyValueCache(
                 lax.dynamic_update_slice(held.k, k[None, :, None], at),
                 lax.dynamic_update_slice(held.v, v[None, :, None], at),
             )
             own_k = lax.dynamic_index_in_dim(written.k, index, 0, keepdims=False)
             own_v = lax.dynamic_index_in_dim(written.v, index, 0, keepdims=False)
-            return attend_cached(q, own_k, own_v, position, config), written
+            return attend_cached(q, own_k, own_v, slot, positions, config), written
 
         x, held = _layer(x, layer, _scaled(lora, pairs), tables, config, attend)
         return (x, held, index + 1), None

@@ -15,7 +15,7 @@ from tinkex_actors.engine.models.place import place_of
 from tinkex_actors.engine.service.downloads import Downloads
 from tinkex_actors.engine.service.naming import names_of
 from tinkex_actors.engine.service.state.completions import Completions
-from tinkex_actors.engine.service.state.jobs import Job, JobQueue, blame
+from tinkex_actors.engine.service.state.jobs import Job, JobQueue, SampleJob, blame
 from tinkex_actors.engine.service.state.promises import Promise, Promises
 from tinkex_actors.engine.service.state.sessions import Model, Sampler, Session, Sessions
 from tinkex_actors.engine.service.tokens import Tokens
@@ -50,6 +50,9 @@ T = TypeVar("T")
 
 
 _CLOSED = "the engine was closed before the request ran; open a new client and load the last checkpoint"
+
+# Samples that share the compute thread's attention; there are rows for a quarter of them, and each holds little else.
+_MOST_DECODED = 64
 
 _log = Logger("tinkex_actors.engine")
 
@@ -277,6 +280,29 @@ class EngineCell:
             self.jobs.put(job)
 
     # --- what the actor drives ---------------------------------------------------------------------------------------
+    def admit(self) -> list[SampleJob]:
+        """Take out the samples that can be decoded beside those that are."""
+        return self.jobs.admit(_MOST_DECODED - len(self.jobs.decoding))
+
+    def decode(self, admitted: list[SampleJob]) -> None:
+        """Decode a chunk for some of the samples, the new ones included. Compute thread only."""
+        try:
+            core = self.load_core()
+        except BaseException as error:
+            for job in admitted:
+                job.fail(error)
+        else:
+            core.decode(admitted)
+
+    def settle_samples(self) -> None:
+        """Tell the samples' readers how far they got, and settle those that are over."""
+        for job in list(self.jobs.decoding):
+            if job.progress is not None:
+                job.progress(job)
+            if job.finished:
+                del self.jobs.decoding[job]
+                self.settle(job)
+
     def settle(self, job: Job) -> None:
         """Commit a finished job and settle its promise."""
         if self.jobs.running is job:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from tinkex_actors.engine.service.state.jobs import SampleJob
     from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.types import AdamParams, Datum, LoraConfig, ModelInput, SampleRequest, SamplingParams
 
@@ -50,6 +51,8 @@ class Core:
 
     def __init__(self, base: core.BaseModel) -> None:
         self._base = base
+        self._decoder = core.Decoder()
+        self._drawings: dict[core.Drawing, SampleJob] = {}
 
     @classmethod
     def load(cls, name: str, cache_dir: Path) -> Core:
@@ -134,16 +137,32 @@ class Core:
         return core.optim_step(adapter, core.AdamHyper(**msgspec.structs.asdict(params)))
 
     # --- sampling --------------------------------------------------------------------------------------------------
-    def sample(
+    def decode(self, admitted: Sequence[SampleJob]) -> None:
+        """Take samples in, and decode a chunk of tokens for some of those that are in; mark the jobs that are over."""
+        for job in admitted:
+            if job.begin(self):
+                self._drawings[job.drawing] = job
+                self._decoder.add(job.drawing)
+        for drawing in self._decoder.step():
+            if drawing.over:
+                self._drawings.pop(drawing).end(self)
+
+    def drawing(
         self,
         adapter: core.Adapter | None,
         request: SampleRequest,
         seed: int,
-        sequence_ids: Sequence[str],
+        *,
+        watched: bool,
         should_stop: Callable[[], bool],
-    ) -> SampleResponse:
-        """Answer a sampling request."""
-        prompt = _tokens(request.prompt, "prompt")
+    ) -> core.Drawing:
+        """Return the answers that a request asks for, not yet drawn.
+
+        One with a seed of its own is decoded alone: equal requests then give equal bits whatever else runs.
+
+        Raises:
+            InputError: the prompt or a parameter cannot be used.
+        """
         tokenizer = self._base.tokenizer
         params = core.DecodeParams(
             max_tokens=request.sampling_params.max_tokens,
@@ -153,15 +172,28 @@ class Core:
             stop_token_ids=_stop_tokens(request.sampling_params, tokenizer),
             seed=seed,
         )
-        answers = core.sample(
+        return core.Drawing(
             self._base,
             adapter,
-            prompt,
+            _tokens(request.prompt, "prompt"),
             request.num_samples,
             params,
+            alone=request.sampling_params.seed is not None,
+            watched=watched,
             should_stop=should_stop,
             stop_check=_stop_check(request.sampling_params, tokenizer),
         )
+
+    def response(
+        self, drawing: core.Drawing, request: SampleRequest, seed: int, sequence_ids: Sequence[str]
+    ) -> SampleResponse:
+        """Return what a request is answered once its answers are drawn: those, and the scores that it asks for.
+
+        Raises:
+            Exception: why the answers were given up.
+        """
+        answers = drawing.result()
+        adapter, prompt = drawing.adapter, drawing.prompt
         sequences = [
             SampledSequence(
                 stop_reason=answer.stop_reason,

@@ -64,10 +64,19 @@ class EngineHost(Actor):
             await self.blocking(_nothing, executor=_COMPUTE)
             if interrupted.finished:
                 engine.settle(interrupted)
+        elif engine.jobs.decoding:
+            await self.blocking(_nothing, executor=_COMPUTE)
+            engine.settle_samples()
         while True:
-            job = engine.jobs.running or await engine.jobs.next()
-            await self.blocking(job.run, engine.load_core, executor=_COMPUTE)
-            engine.settle(job)
+            await engine.jobs.filled()
+            # By turns: a step does not wait for the end of long samples, nor samples for the end of training.
+            admitted = engine.admit()
+            if admitted or engine.jobs.decoding:
+                await self.blocking(engine.decode, admitted, executor=_COMPUTE)
+                engine.settle_samples()
+            if (job := engine.jobs.running or engine.jobs.next()) is not None:
+                await self.blocking(job.run, engine.load_core, executor=_COMPUTE)
+                engine.settle(job)
 
 
 class EngineLease:

@@ -14,32 +14,12 @@ from typing import IO, TYPE_CHECKING
 from uuid import uuid4
 
 from tinkex_actors.errors import ConfigError
+from tinkex_actors.file_lock import lock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 __all__ = ["StoreClaim"]
-
-try:
-    import fcntl
-
-    def _lock(file: IO[str], *, wait: bool) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-except ImportError:  # Windows has no fcntl; a lock on the first byte is its nearest thing.
-    import msvcrt
-
-    def _lock(file: IO[str], *, wait: bool) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
 
 
 class StoreClaim:
@@ -69,13 +49,13 @@ class StoreClaim:
         self._owners.mkdir(parents=True, exist_ok=True)
         process = f"{socket.gethostname()}-{os.getpid()}"
         with (folder / "owners.lock").open("a+") as gate:
-            _lock(gate, wait=True)
+            lock(gate, wait=True)
             self.alone = not [
                 path for path in sorted(self._owners.glob("*.owner")) if self._lives(folder, path, process)
             ]
             self._path = self._owners / f"{process}-{uuid4().hex}.owner"
             self._file: IO[str] | None = self._path.open("w")
-            _lock(self._file, wait=False)
+            lock(self._file)
 
     def release(self) -> None:
         """Give the right back. Idempotent."""
@@ -92,7 +72,7 @@ class StoreClaim:
         if host_and_pid == process:
             return True
         with path.open("a+") as other:
-            alive = not _lock(other, wait=False)
+            alive = not lock(other)
         if alive:
             host, _, pid = host_and_pid.rpartition("-")
             raise ConfigError(

@@ -1,13 +1,12 @@
 """Losses as the official SDK has them, on one array of logprobs for each datum.
 
 Compiled where JAX can trace them, once for each combination of row lengths; uncompiled, with a hint, where it cannot,
-and where the combinations never repeat. ``BatchLoss`` is the form for batches that differ in every step.
+and where the batch is large. Which of them it is depends on the loss and the batch alone, so that a batch gives the
+same bits whenever it is computed. ``BatchLoss`` is the form for large batches and for those that differ in every step.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.errors import LossError
-from tinkex_actors.losses.evaluation.fingerprints import fingerprint
+from tinkex_actors.losses.evaluation.programs import ProgramCache, ShapeCount
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics, check_value
 from tinkex_actors.losses.evaluation.views import DatumView, NumpyView, inputs_of, unwrap
@@ -31,9 +30,8 @@ Rows = Sequence[npt.NDArray[Any]]
 
 _log = Logger("tinkex_actors.losses")
 
-_MANY_PROGRAMS = 8
-_KEPT_LOSSES = 64
-_SEEN_SHAPES = 4096
+# A loss that goes through the data one by one is a program as long as the batch: beyond this, compiling takes minutes.
+_COMPILED_ROWS = 128
 
 _NO_GRADIENT = (
     "{name}: the loss does not depend on logprobs in a way that can be differentiated, so there is nothing to learn "
@@ -45,13 +43,11 @@ _NO_GRADIENT = (
 class _Program:
     """One loss, its compiled forms, and what is known of it."""
 
-    def __init__(self, loss: ListLoss, kept: list[object]) -> None:
+    def __init__(self, loss: ListLoss) -> None:
         self.loss = loss
-        self.kept = kept
         self.name = loss_name(loss)
         self.compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
-        self.compiled_shapes: set[Hashable] = set()
-        self.seen_shapes: set[Hashable] = set()
+        self.shapes = ShapeCount()
         self.untraceable = False
         self.why = ""
         self.hinted = False
@@ -72,29 +68,18 @@ class _Program:
                 remedy="it runs all the same, slower: compute with jax.numpy, and branch with jax.numpy.where",
             )
 
-    def wants_compiling(self, shapes: Hashable) -> bool:
-        """Whether these shapes are worth a program: among the first few, or met before."""
-        if self.untraceable:
-            return False
-        if shapes in self.compiled_shapes:
-            return True
-        if len(self.compiled_shapes) < _MANY_PROGRAMS or shapes in self.seen_shapes:
-            return True
-        if len(self.seen_shapes) >= _SEEN_SHAPES:
-            self.seen_shapes.clear()
-        if not self.seen_shapes:
+    def note(self, shapes: Hashable) -> None:
+        """Count the programs, and say when there are many."""
+        if self.shapes.note(shapes):
             _log.warning(
                 "loss.compiled_often",
                 loss=self.name,
-                programs=len(self.compiled_shapes),
-                remedy="every batch has other row lengths; write it as a losses.BatchLoss, which is padded to a few",
+                programs=len(self.shapes),
+                remedy="each combination of row lengths is a program; losses.BatchLoss pads batches to a few shapes",
             )
-        self.seen_shapes.add(shapes)
-        return False
 
 
-_programs: OrderedDict[Hashable, _Program] = OrderedDict()
-_lock = threading.Lock()
+_programs = ProgramCache(_Program)
 
 
 def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Evaluation:
@@ -111,14 +96,14 @@ def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Eval
         LossError: it has no gradient, or a metric is not as it must be.
         NonFiniteLossError: NaN or infinity; the datum and the token are named.
     """
-    program = _program(loss)
+    program = _programs.find(loss)
     inputs = inputs_of(data)
     shapes = tuple(
         (row.shape, row.dtype.str, tuple((name, array.shape) for name, array in of_datum.items()))
         for row, of_datum in zip(logprobs, inputs, strict=True)
     )
     found = None
-    if program.wants_compiling(shapes):
+    if not program.untraceable and len(data) <= _COMPILED_ROWS:
         found = _compiled(program, shapes, inputs, logprobs)
     if found is None:
         found = _uncompiled(program, data, logprobs)
@@ -136,16 +121,6 @@ def loss_name(loss: object) -> str:
     return str(getattr(loss, "__qualname__", None) or getattr(loss, "name", None) or type(loss).__name__)
 
 
-def _program(loss: ListLoss) -> _Program:
-    key, kept = fingerprint(loss)
-    with _lock:
-        program = _programs.pop(key, None) or _Program(loss, kept)
-        _programs[key] = program
-        while len(_programs) > _KEPT_LOSSES:
-            _programs.popitem(last=False)
-    return program
-
-
 def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]], logprobs: Rows) -> Any:
     """Return the compiled program's result, or None where the loss cannot be traced."""
     try:
@@ -156,7 +131,7 @@ def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]],
         program.untraceable = True
         program.why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
         return None
-    program.compiled_shapes.add(shapes)
+    program.note(shapes)
     return found
 
 
@@ -170,15 +145,30 @@ def _uncompiled(program: _Program, data: Sequence[Datum], logprobs: Rows) -> Any
     rows = [jnp.asarray(row) for row in logprobs]
     try:
         found = jax.value_and_grad(plain, has_aux=True)(rows)
-    except (jax.errors.TracerArrayConversionError, TypeError):
-        found = jax.value_and_grad(for_numpy, has_aux=True)(rows)
+    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError, TypeError) as error:
+        found = _for_numpy(program, for_numpy, rows, error)
     program.hint()
     return found
 
 
+def _for_numpy(program: _Program, loss: Any, rows: list[jax.Array], refusal: Exception) -> Any:
+    """Return the result of a loss that computes with numpy, or raise what JAX had to say of it."""
+    try:
+        return jax.value_and_grad(loss, has_aux=True)(rows)
+    except LossError:
+        raise
+    except Exception as error:
+        if not isinstance(refusal, jax.errors.ConcretizationTypeError):
+            raise refusal from error
+        raise LossError(
+            f"{program.name} takes a number out of an array that the gradient goes through, with float() or the like. "
+            "Metrics may be arrays, and are made numbers afterwards: leave float() out, or use .item()."
+        ) from refusal
+
+
 def _split(name: str, result: Any) -> tuple[jax.Array, dict[str, Any]]:
     if not isinstance(result, tuple) or len(result) != 2:
-        raise LossError(f"{name} returned a {type(result).__name__}; expected (loss, metrics).")
+        raise LossError(f"{name} returned one {type(result).__name__}; expected (loss, metrics).")
     value, metrics = unwrap(result)
     check_value(name, value)
     if not isinstance(metrics, dict):

@@ -72,10 +72,11 @@ class NumpyView(NDArrayOperatorsMixin):
         return map(_wrap, iter(self._array))
 
     def __float__(self) -> float:
-        return float(self._array)
+        # Not float(): JAX refuses that of an array that is being differentiated, and not this.
+        return float(self._array.item())
 
     def __int__(self) -> int:
-        return int(self._array)
+        return int(self._array.item())
 
     def __bool__(self) -> bool:
         return bool(self._array)

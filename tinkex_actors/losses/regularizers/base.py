@@ -46,9 +46,9 @@ class Regularizer(ABC):
     traced, metrics hold numbers only, as arrays; otherwise also the words that say how it is set.
 
     A ragged list of arrays becomes one tensor by concatenation along the first axis: rows ``[T_i]`` become one row of
-    all tokens, distributions ``[T_i, K]`` one distribution for each token. One array is taken as it is, of any rank; the last axis is
-    the distribution and the axes before it count samples. What a mask leaves out is as if it were not there: it has
-    no value, no gradient and no place in a mean.
+    all tokens, distributions ``[T_i, K]`` one distribution for each token. One array is taken as it is, of any rank;
+    the last axis is the distribution and the axes before it count samples. What a mask leaves out is as if it were not
+    there: it has no value, no gradient and no place in a mean.
     """
 
     __slots__ = ()
@@ -142,8 +142,8 @@ def _joined(rows: Any, what: str) -> jax.Array:
         raise InputError(f"{what}: an empty list; expected an array for each datum, at least one.")
     if len({array.shape[1:] for array in arrays}) > 1:
         raise ShapeMismatchError(
-            f"{what}: arrays of shapes {sorted({array.shape for array in arrays})[:4]}; expected [T] for all, or [T, K] "
-            "with one K."
+            f"{what}: arrays of shapes {sorted({array.shape for array in arrays})[:4]}; expected [T] for all, or "
+            "[T, K] with one K."
         )
     return arrays[0] if len(arrays) == 1 else jnp.concatenate(arrays)
 
@@ -223,9 +223,9 @@ def safe_norm(values: jax.Array) -> jax.Array:
     return jnp.where(alive, jnp.sqrt(jnp.where(alive, square, 1)), 0)
 
 
-def measures(**metrics: Any) -> Metrics:
-    """Return metrics as floats and words; while they are traced, numbers only, without gradient."""
-    if any(isinstance(value, jax.core.Tracer) for value in metrics.values()):
+def measures(term: jax.Array, **metrics: Any) -> Metrics:
+    """Return metrics as floats and words; while the term is traced, numbers only, as arrays without gradient."""
+    if any(isinstance(value, jax.core.Tracer) for value in (term, *metrics.values())):
         return {
             name: lax.stop_gradient(jnp.mean(jnp.asarray(value, jnp.float32)))
             for name, value in metrics.items()

@@ -78,7 +78,7 @@ class Entropy(Regularizer):
             outcomes = jnp.asarray(outcomes, values.dtype)
             entropy = entropy / jnp.where(outcomes > 1, jnp.log(jnp.maximum(outcomes, 2)), 1)
         reduced = reduce_samples(entropy, counted, self.reduction)
-        metrics = measures(entropy=reduced, mode=self.mode, temperature=self.temperature)
+        metrics = measures(reduced, entropy=reduced, mode=self.mode, temperature=self.temperature)
         return (reduced if self.mode == "minimize" else -reduced), metrics
 
 
@@ -175,6 +175,7 @@ class KLDivergence(_Divergence):
         high = samples if counted is None else jnp.where(counted, samples, -jnp.inf)
         low = samples if counted is None else jnp.where(counted, samples, jnp.inf)
         return reduced, measures(
+            reduced,
             kl_divergence=reduced,
             kl_direction=self.direction,
             kl_symmetric=float(self.symmetric),
@@ -210,7 +211,7 @@ class JensenShannon(_Divergence):
         middle = jnp.log(jnp.maximum(0.5 * (jnp.exp(own) + jnp.exp(other)), _PROB_FLOOR))
         samples = 0.5 * (_kl(own, middle) + _kl(other, middle))
         reduced = reduce_samples(samples, _samples(present), self.reduction)
-        return reduced, measures(js_divergence=reduced)
+        return reduced, measures(reduced, js_divergence=reduced)
 
 
 def _kl(log_p: jax.Array, log_q: jax.Array) -> jax.Array:

@@ -70,7 +70,7 @@ class L1(_Norm):
         """See ``Regularizer.evaluate``."""
         sizes = jnp.abs(values)
         raw = reduce_samples(sizes, present, self.reduction)
-        return self.scale * raw, measures(l1_raw=raw, l1_mean=reduce_samples(sizes, present, "mean"))
+        return self.scale * raw, measures(raw, l1_raw=raw, l1_mean=reduce_samples(sizes, present, "mean"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ class L2(_Norm):
             moved = jnp.clip(moved, -self.clip, self.clip)
         raw = reduce_samples(moved * moved, present, self.reduction)
         mean = reduce_samples(values * values, present, "mean")
-        return self.scale * raw, measures(l2_raw=raw, l2_mean=mean, center=center)
+        return self.scale * raw, measures(raw, l2_raw=raw, l2_mean=mean, center=center)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ class ElasticNet(_Norm):
         """See ``Regularizer.evaluate``."""
         mixed = self.l1_ratio * jnp.abs(values) + (1 - self.l1_ratio) * values * values
         value = self.scale * reduce_samples(mixed, present, self.reduction)
-        return value, measures(elastic_net=value, l1_ratio=self.l1_ratio)
+        return value, measures(value, elastic_net=value, l1_ratio=self.l1_ratio)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,4 +173,4 @@ class OutputMagnitude(_Norm):
         if self.reduction == "mean":
             count = values.size if present is None else jnp.maximum(present.sum(), 1)
             size = size / jnp.sqrt(jnp.asarray(count, values.dtype))
-        return self.scale * (size - self.target_norm) ** 2, measures(output_magnitude=size)
+        return self.scale * (size - self.target_norm) ** 2, measures(size, output_magnitude=size)

@@ -74,7 +74,8 @@ class Consistency(Regularizer):
         other = lax.stop_gradient(jnp.asarray(reference, values.dtype))
         if present is not None:
             own, other = jnp.where(present, own, 0), jnp.where(present, other, 0)
-        return self._distance(own, other, present), measures(consistency_metric=self.metric)
+        value = self._distance(own, other, present)
+        return value, measures(value, consistency_metric=self.metric)
 
     def _distance(self, own: jax.Array, other: jax.Array, present: jax.Array | None) -> jax.Array:
         if self.metric == "mse":
@@ -136,7 +137,7 @@ class Orthogonality(Regularizer):
             value = soft + (diagonal.sum() - counted.sum()) ** 2
         else:
             value = soft
-        return value, measures(orthogonality=value)
+        return value, measures(value, orthogonality=value)
 
     def _rows(self, values: jax.Array) -> jax.Array:
         if self.axis == "sequence" and values.ndim == 3:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinkex_actors.engine.service.state.jobs import MAX_WAITING_SAMPLES, Job
+from tinkex_actors.engine.service.state.jobs import MAX_WAITING_SAMPLES, Job, SampleJob
 from tinkex_actors.engine.service.state.sessions import Sampler
 from tinkex_actors.errors import BadRequestError, InputError, RateLimitError
 from tinkex_actors.types import (
@@ -16,9 +16,13 @@ from tinkex_actors.types import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from tinkex_actors.engine.service.call import Call
     from tinkex_actors.engine.service.cell import EngineCell
     from tinkex_actors.engine.service.compute import Core
+    from tinkex_actors.engine.service.state.promises import Promise
+    from tinkex_actors.types import SampleRequest, SampleResponse
 
 __all__ = ["asample", "create_sampling_session", "get_sampler", "join_sampling_session"]
 
@@ -83,17 +87,30 @@ async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
                 status_code=429,
                 retry_after=_RETRY_AFTER,
             )
-        seed = message.sampling_params.seed
-        if seed is None:
-            seed = cell.system.rng.getrandbits(63)
-        promise = cell.promise(request_id, call, sampler.session_id)
-
-        def compute(core: Core, job: Job) -> Any:
-            return core.sample(_weights(cell, core, sampler), message, seed, ids, job.should_stop)
-
-        cell.enqueue(Job(promise, compute, lambda response: response))
+        cell.enqueue(_job(cell, cell.promise(request_id, call, sampler.session_id), sampler, message, ids))
     shown = None if call.options.lacks("sample_sequence_ids") else ids
     return UntypedAPIFuture(request_id=request_id, sample_sequence_ids=shown)
+
+
+def _job(
+    cell: EngineCell,
+    promise: Promise,
+    sampler: Sampler,
+    message: SampleRequest,
+    ids: Sequence[str],
+    progress: Callable[[SampleJob], None] | None = None,
+) -> SampleJob:
+    seed = message.sampling_params.seed
+    seed = cell.system.rng.getrandbits(63) if seed is None else seed
+
+    def prepare(core: Core, job: Job) -> Any:
+        adapter = _weights(cell, core, sampler)
+        return core.drawing(adapter, message, seed, watched=progress is not None, should_stop=job.should_stop)
+
+    def finish(core: Core, drawing: Any) -> SampleResponse:
+        return core.response(drawing, message, seed, ids)
+
+    return SampleJob(promise, prepare, finish, progress)
 
 
 def _weights(cell: EngineCell, core: Core, sampler: Sampler) -> Any:

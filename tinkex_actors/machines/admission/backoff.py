@@ -9,7 +9,7 @@ Rules (protocol 7.3, 7.4; architecture section 5):
    a probe without an answer for ``PATIENCE`` seconds lets another one go.
 4. A probe that was accepted closes the window. Under the parity policy the posts allowed at once then grow from 1 to
    ``throttled`` over ``spread`` seconds, and stay there until back-pressure is no longer recent. Under the adaptive
-   policy posts leave at the pace that the server was found to take (`tinkex_actors.machines.pacing`).
+   policy posts leave at the pace that the server was found to take (`tinkex_actors.machines.admission.pacing`).
 5. "Recently" ends ``recent`` seconds after the window's end; then nothing is remembered.
 6. A refusal of what was posted before the window opened is no news about it: only its hint counts.
 
@@ -27,10 +27,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from msgspec import Struct
 
 from tinkex_actors.errors import ConfigError
-from tinkex_actors.machines.pacing import Pace
+from tinkex_actors.machines.admission.pacing import Pace
 
 if TYPE_CHECKING:
-    from tinkex_actors.machines.fair_queue import Ticket
+    from tinkex_actors.machines.admission.fair_queue import Ticket
 
 __all__ = ["ADAPTIVE", "PARITY", "Backoff", "BackoffPolicy", "Phase"]
 

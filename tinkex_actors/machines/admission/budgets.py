@@ -3,14 +3,14 @@
 Rules (protocol 7.3, 7.4 and 4.8, architecture section 5):
 
 1. Requests of one session, priority and size class leave in the order of their submission; between sessions, and
-   between the classes of a session, shares are fair (`tinkex_actors.machines.fair_queue`). A refused request goes back
-   to its old place, ahead of everything that was never posted.
+   between the classes of a session, shares are fair (`fair_queue`). A refused request goes back to its old place,
+   ahead of everything that was never posted.
 2. At most ``in_flight`` requests are being posted or polled; of those at most ``dispatch`` are being posted.
 3. Posting costs prompt bytes, a factor more while back-pressure was seen recently, returned when the post is answered.
    A request waits while the balance is negative: so one oversize request passes, the balance overdraws by one request
    at most, and nobody overtakes a large one whose turn it is.
-4. Nothing is posted that the server's back-off window holds back (`tinkex_actors.machines.backoff`), which several
-   services may share. Everything a refused request held is given back while it waits.
+4. Nothing is posted that the server's back-off window holds back (`backoff`), which several services may share.
+   Everything a refused request held is given back while it waits.
 
 While the server is steady an event releases what may leave. Otherwise only `Admission.tick` does, which knows the
 time; the events then ask for one.
@@ -24,10 +24,10 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 
 from tinkex_actors.errors import ConfigError
-from tinkex_actors.machines.backoff import Backoff, Phase
-from tinkex_actors.machines.fair_queue import FairQueue, Ticket
+from tinkex_actors.machines.admission.backoff import Backoff, Phase
+from tinkex_actors.machines.admission.fair_queue import FairQueue, Ticket
 
-__all__ = ["Admission", "AdmissionLimits", "AdmissionStatistics", "Post", "WakeAt"]
+__all__ = ["Admission", "AdmissionLimits", "AdmissionStatistics", "Effect", "Post", "WakeAt"]
 
 
 class AdmissionLimits(Struct, frozen=True):

@@ -16,6 +16,8 @@ Rules:
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct
 
 __all__ = ["Pace"]
@@ -108,8 +110,8 @@ class Pace(Struct):
 
     def _rate(self) -> float:
         if self.climbing:
-            return FIRST * 2.0 ** min(self.grown, 30.0)
+            return FIRST * math.exp2(min(self.grown, 30.0))
         stretch = max(STRETCH, _POSTS / self.peak)
         along = self.grown / stretch - 1.0
-        cubed: float = min(along, _STEEPEST) ** 3
-        return self.peak * (1.0 + (CUT if along < 0.0 else _BEYOND) * cubed)
+        along = min(along, _STEEPEST)
+        return self.peak * (1.0 + (CUT if along < 0.0 else _BEYOND) * along * along * along)
