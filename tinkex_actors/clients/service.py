@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.backbone import Backbone
-<<<<<<< HEAD
-from tinkex_actors.clients.creation import create_model, create_model_from_state, create_sampler
-from tinkex_actors.clients.recovery import WatchedRun
-=======
 from tinkex_actors.clients.creation import (
     create_model,
     create_model_from_state,
     create_sampler,
     create_sampler_of_handle,
 )
->>>>>>> main
+from tinkex_actors.clients.recovery import WatchedRun
 from tinkex_actors.clients.rest import AdminClient, RestClient
 from tinkex_actors.clients.sampling import SamplerHandle
 from tinkex_actors.clients.telemetry import Telemetry
