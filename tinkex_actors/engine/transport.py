@@ -7,20 +7,28 @@ One engine per system and name, shared and counted: the first transport's first 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from contextlib import aclosing
+from typing import TYPE_CHECKING, TypeVar
 
 from tinkex_actors.engine.service.call import EngineOptions
 from tinkex_actors.engine.service.host import EngineLease, lease
-from tinkex_actors.engine.service.router import handle
+from tinkex_actors.engine.service.router import begin, handle
 from tinkex_actors.errors import APIConnectionError, APITimeoutError, ConfigError
+from tinkex_actors.wire.classification import classify
+from tinkex_actors.wire.exchange import Response
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable
+
     from tinkex_actors.config import Config
+    from tinkex_actors.engine.service.cell import EngineCell
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.tokenizers import Tokenizer
-    from tinkex_actors.wire.exchange import Request, Response
+    from tinkex_actors.wire.exchange import Request
 
 __all__ = ["LocalTransport", "open_local"]
+
+T = TypeVar("T")
 
 
 class LocalTransport:
@@ -60,6 +68,27 @@ class LocalTransport:
                     raise
                 self._lease = taken
 
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of an answer as they are computed.
+
+        Raises:
+            APIStatusError: the engine refused.
+            APITimeoutError: nothing came for ``request.timeout`` seconds.
+            APIConnectionError: the transport is closed, or was closed meanwhile.
+            ConfigError: the engine cannot work as it is set up.
+        """
+        self._refuse_closed()
+        answer = await self._within(request, self._begin(request))
+        if isinstance(answer, Response):
+            if not 200 <= answer.status < 300:
+                raise classify(answer, f"{request.method} local://{self._name}{request.path}")
+            yield answer.body
+            return
+        async with aclosing(answer):
+            while piece := await self._within(request, anext(answer, b"")):
+                yield piece
+                self._refuse_closed()
+
     async def send(self, request: Request) -> Response:
         """Exchange one request for one response.
 
@@ -69,14 +98,27 @@ class LocalTransport:
             ConfigError: the engine cannot work as it is set up.
         """
         self._refuse_closed()
+        return await self._within(request, self._answer(request))
+
+    async def _begin(self, request: Request) -> Response | AsyncGenerator[bytes, None]:
+        return await begin(await self._cell(), request, self._options)
+
+    async def _answer(self, request: Request) -> Response:
+        return await handle(await self._cell(), request, self._options)
+
+    async def _cell(self) -> EngineCell:
+        if self._lease is None:
+            await self.open()
+        assert self._lease is not None
+        return self._lease.cell
+
+    async def _within(self, request: Request, work: Awaitable[T]) -> T:
+        """Wait for a part of an exchange, no longer than the request says, and no longer than the transport is open."""
         try:
             async with asyncio.timeout(request.timeout) as budget:
                 self._exchanges.add(budget)
                 try:
-                    if self._lease is None:
-                        await self.open()
-                    assert self._lease is not None
-                    return await handle(self._lease.cell, request, self._options)
+                    return await work
                 finally:
                     self._exchanges.discard(budget)
         except TimeoutError as error:
@@ -89,10 +131,7 @@ class LocalTransport:
     async def tokenizer(self, base_model: str) -> Tokenizer:
         """Return the tokenizer of the engine's model, whatever name it was asked for by."""
         self._refuse_closed()
-        if self._lease is None:
-            await self.open()
-        assert self._lease is not None
-        return await self._lease.cell.tokenizer()
+        return await (await self._cell()).tokenizer()
 
     async def close(self) -> None:
         """End waiting exchanges and give the engine back. Idempotent."""

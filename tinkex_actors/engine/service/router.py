@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.engine.service import differences
@@ -23,9 +24,10 @@ from tinkex_actors.errors import APIStatusError, BadRequestError, ConfigError, I
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire.exchange import Response, header
 from tinkex_actors.wire.server import decode_request, encode_error, encode_response, match
+from tinkex_actors.wire.streams import EVENT_STREAM
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 
     from tinkex_actors.engine.service.call import EngineOptions
     from tinkex_actors.engine.service.cell import EngineCell
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
     Handler = Callable[[EngineCell, Call], Awaitable[Any]]
 
-__all__ = ["HANDLERS", "handle"]
+__all__ = ["HANDLERS", "begin", "handle"]
 
 _log = Logger("tinkex_actors.engine")
 
@@ -50,7 +52,20 @@ HANDLERS: Mapping[str, Handler] = {
 
 
 async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> Response:
-    """Answer a request. Every outcome is a response.
+    """Answer a request. Every outcome is a response; one that comes in pieces is waited for.
+
+    Raises:
+        ConfigError: the engine cannot work at all as it is set up; there is no status for that.
+    """
+    answer = await begin(cell, request, options)
+    if isinstance(answer, Response):
+        return answer
+    async with aclosing(answer):
+        return Response(200, {"content-type": EVENT_STREAM}, b"".join([piece async for piece in answer]))
+
+
+async def begin(cell: EngineCell, request: Request, options: EngineOptions) -> Response | AsyncGenerator[bytes, None]:
+    """Answer a request: with a response, or with the pieces of one, which the caller closes.
 
     Raises:
         ConfigError: the engine cannot work at all as it is set up; there is no status for that.
@@ -67,10 +82,9 @@ async def handle(cell: EngineCell, request: Request, options: EngineOptions) -> 
         response = encode_error(401, "The token is missing, was not made here or has expired. Exchange the key again.")
         response.headers["www-authenticate"] = 'Bearer error="invalid_token"'
         return response
-    answer = differences.provoked(route, request, options, cell.now())
-    if answer is None:
-        answer = await _answer(cell, differences.incoming(request, options), route, path, options)
-    return differences.outgoing(route, answer, options)
+    provoked = differences.provoked(route, request, options, cell.now())
+    answer = provoked or await _answer(cell, differences.incoming(request, options), route, path, options)
+    return differences.outgoing(route, answer, options) if isinstance(answer, Response) else answer
 
 
 async def _file(cell: EngineCell, request: Request) -> Response | None:
@@ -86,7 +100,7 @@ def _has_token(cell: EngineCell, request: Request) -> bool:
 
 async def _answer(
     cell: EngineCell, request: Request, route: Route, path: dict[str, str], options: EngineOptions
-) -> Response:
+) -> Response | AsyncGenerator[bytes, None]:
     if refused := differences.refusal(route, request, options):
         return refused
     try:
@@ -103,7 +117,7 @@ async def _answer(
         # It will not mend itself, while clients repeat a 500 for minutes (protocol 1.5).
         response.headers["x-should-retry"] = "false"
         return response
-    return answer if isinstance(answer, Response) else encode_response(route, answer)
+    return answer if route.streamed or isinstance(answer, Response) else encode_response(route, answer)
 
 
 def _decode(cell: EngineCell, request: Request, route: Route, path: dict[str, str], options: EngineOptions) -> Call:

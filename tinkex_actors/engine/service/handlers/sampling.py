@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.engine.service.state.jobs import MAX_WAITING_SAMPLES, Job, SampleJob
 from tinkex_actors.engine.service.state.sessions import Sampler
+from tinkex_actors.engine.service.state.streams import Stream
 from tinkex_actors.errors import BadRequestError, InputError, RateLimitError
 from tinkex_actors.types import (
     CreateSamplingSessionResponse,
@@ -14,17 +15,22 @@ from tinkex_actors.types import (
     ParsedCheckpointTinkerPath,
     UntypedAPIFuture,
 )
+from tinkex_actors.wire.streams import STREAM_END, STREAM_QUIET, encode_chunk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from tinkex_actors.engine.service.call import Call
     from tinkex_actors.engine.service.cell import EngineCell
     from tinkex_actors.engine.service.compute import Core
     from tinkex_actors.engine.service.state.promises import Promise
+    from tinkex_actors.tokenizers import Tokenizer
     from tinkex_actors.types import SampleRequest, SampleResponse
 
-__all__ = ["asample", "create_sampling_session", "get_sampler", "join_sampling_session"]
+__all__ = ["asample", "create_sampling_session", "get_sampler", "join_sampling_session", "stream_sample"]
+
+# Seconds of silence in a stream; readers may give up after a minute.
+_QUIET = 10.0
 
 # Seconds a client should wait when the queue is full: what the official one waits by itself (protocol 7.3).
 _RETRY_AFTER = 1.0
@@ -81,15 +87,44 @@ async def asample(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     request_id = f"{sampler.sampling_session_id}:{number}"
     ids = [f"{request_id}:{index}" for index in range(message.num_samples)]
     if not cell.repeated(request_id, call):
-        if len(cell.jobs) >= MAX_WAITING_SAMPLES:
-            raise RateLimitError(
-                f"{len(cell.jobs)} requests wait for this engine. Send this one again later.",
-                status_code=429,
-                retry_after=_RETRY_AFTER,
-            )
+        _check_room(cell)
         cell.enqueue(_job(cell, cell.promise(request_id, call, sampler.session_id), sampler, message, ids))
     shown = None if call.options.lacks("sample_sequence_ids") else ids
     return UntypedAPIFuture(request_id=request_id, sample_sequence_ids=shown)
+
+
+async def stream_sample(cell: EngineCell, call: Call) -> AsyncGenerator[bytes, None]:
+    """Sample, and hand the tokens over as they are drawn. It is not repeated: who reads no more gives it up."""
+    message = call.message
+    _check_offered(message)
+    sampler = cell.sampler(message.sampling_session_id)
+    _check_room(cell)
+    return _pieces(cell, sampler, message, await cell.tokenizer())
+
+
+async def _pieces(
+    cell: EngineCell, sampler: Sampler, message: SampleRequest, tokenizer: Tokenizer
+) -> AsyncGenerator[bytes, None]:
+    request_id = f"{sampler.sampling_session_id}:stream-{cell.system.rng.getrandbits(64):016x}"
+    stream = Stream(request_id, sampler.session_id, tokenizer)
+    ids = [f"{request_id}:{index}" for index in range(message.num_samples)]
+
+    def advance(job: SampleJob) -> None:
+        if job.drawing is not None:
+            stream.advance(job.drawing.answers)
+
+    cell.promises.add(stream)
+    try:
+        cell.enqueue(_job(cell, stream, sampler, message, ids, advance))
+        # Now the reader knows that it was accepted.
+        yield STREAM_QUIET
+        while (pieces := await stream.more(_QUIET)) or stream.state == "pending":
+            yield b"".join(map(encode_chunk, pieces)) or STREAM_QUIET
+        if stream.state == "done":
+            yield STREAM_END
+    finally:
+        cell.jobs.withdraw(request_id)
+        cell.promises.forget(stream)
 
 
 def _job(
@@ -131,6 +166,15 @@ def _find(cell: EngineCell, path: str | None) -> Any:
         raise InputError(f"{path}: external weights are for other programs. Sample weights or sampler_weights.")
     cell.store.checkpoint(parsed.training_run_id, kind, name)
     return cell.store.checkpoint_folder(parsed.training_run_id, kind, name)
+
+
+def _check_room(cell: EngineCell) -> None:
+    if len(cell.jobs) >= MAX_WAITING_SAMPLES:
+        raise RateLimitError(
+            f"{len(cell.jobs)} requests wait for this engine. Send this one again later.",
+            status_code=429,
+            retry_after=_RETRY_AFTER,
+        )
 
 
 def _check_offered(message: Any) -> None:

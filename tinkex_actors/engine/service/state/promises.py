@@ -177,6 +177,11 @@ class Promises:
         if promise is not None and promise.state != "pending" and request_id.startswith(f"{owner}:"):
             self._drop(request_id)
 
+    def forget(self, promise: Promise) -> None:
+        """Forget a promise that nobody but its owner knows of. Ignored when it is forgotten already."""
+        if self._by_id.get(promise.request_id) is promise:
+            self._forget(promise.request_id)
+
     def end_session(self, session_id: str) -> None:
         """Forget every promise of a session; whoever still polls one finds it dropped."""
         for request_id in list(self._by_session.get(session_id, ())):
