@@ -163,7 +163,7 @@ class DurableRun:
 
     async def _prepare(self, book: Logbook, checkpoint_every: int) -> None:
         """See that the model stands where the history ends."""
-        torn = self._step is not None and self._step.touched
+        torn = book.diverged or (self._step is not None and self._step.touched)
         # Requests behind the last commit are sent again in the same order, and checkpoints are among them.
         moved = bool(book.repeats) and self._record.checkpoint_every != checkpoint_every
         if torn or moved:
@@ -224,6 +224,7 @@ class DurableRun:
     async def _restore(self, book: Logbook) -> None:
         """Put the model where the last checkpoint, or the beginning, has it; the steps after it are done again."""
         book.repeats.clear()
+        book.diverged = False
         found = await restore(book, self._checkpoints)
         if found is None:
             book.training, self.way = await begin(book, self._spec), "created"
@@ -269,10 +270,15 @@ class DurableRun:
     ) -> None:
         ending = "closed" if kind is None else kind.__name__
         try:
-            if kind is None and not (self._step is not None and self._step.touched):
+            if kind is None and self._stands_at_a_commit():
                 await self._checkpoints.take()
         finally:
             await self._leave("diverged" if self._book is not None and self._book.diverged else ending)
+
+    def _stands_at_a_commit(self) -> bool:
+        """Whether the model is what the history says: nothing was done to it behind the last commit."""
+        book = self._opened()
+        return not (book.diverged or book.repeats or (self._step is not None and self._step.touched))
 
     async def _leave(self, ending: str) -> None:
         """Give everything back; what is missing was never taken."""

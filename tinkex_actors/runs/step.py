@@ -185,8 +185,7 @@ class Step:
             drawn = client.sample(prompt, num_samples, params, **scoring)
             future.waits_for(lambda: drawn.record().state)
             response = await drawn
-            body = encode_result(ROUTES["asample"], response, "").body
-            self._book.drawn(self.index, place, digest, body)
+            self._book.drawn(self.index, place, digest, _packed(response))
             return response
 
         return self._book.core.courier.send("sample", draw, step=self.index, place=place)
@@ -242,9 +241,7 @@ class Step:
                 self.index,
             )
             return None
-        answer: Any = decode_poll(ROUTES["asample"], Response(200, {}, known[1]), JSON)
-        response: SampleResponse = answer.result
-        return response
+        return _unpacked(known[1])
 
     def _had_policy(self) -> bool:
         # A living model counts this request among those it has had, so it has to be sent again.
@@ -298,3 +295,26 @@ def _metrics(outputs: list[ForwardBackwardOutput]) -> dict[str, float]:
         return combine(outputs).metrics
     except RemoteWireError:  # a name without a reduction: nobody knows how to add it up
         return dict(outputs[-1].metrics)
+
+
+class _Drawn(msgspec.Struct):
+    """An answer as it is kept: the wire's JSON, and the names of its sequences, which travel apart from it."""
+
+    sequence_ids: list[str]
+    answer: msgspec.Raw
+
+
+def _packed(response: SampleResponse) -> bytes:
+    body = encode_result(ROUTES["asample"], response, "").body
+    return msgspec.json.encode(_Drawn([each.sequence_id for each in response.sequences], msgspec.Raw(body)))
+
+
+def _unpacked(kept: bytes) -> SampleResponse:
+    drawn = msgspec.json.decode(kept, type=_Drawn)
+    answer: Any = decode_poll(ROUTES["asample"], Response(200, {}, bytes(drawn.answer)), JSON)
+    response: SampleResponse = answer.result
+    named = [
+        msgspec.structs.replace(sequence, sequence_id=name)
+        for sequence, name in zip(response.sequences, drawn.sequence_ids, strict=True)
+    ]
+    return msgspec.structs.replace(response, sequences=named)

@@ -187,7 +187,7 @@ def _checked(connection: sqlite3.Connection, path: Path, *, write: bool) -> Reco
         return read_record(connection)
     except sqlite3.OperationalError as error:
         raise _unwritable(path, error) from error
-    except (sqlite3.DatabaseError, msgspec.DecodeError, TypeError) as error:
+    except (sqlite3.DatabaseError, msgspec.DecodeError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
 
 

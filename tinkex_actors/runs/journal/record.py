@@ -110,7 +110,7 @@ def read_record(connection: sqlite3.Connection) -> Record:
 
     Raises:
         sqlite3.DatabaseError: it is damaged.
-        msgspec.DecodeError: a text in it is not what we write.
+        msgspec.DecodeError, ValueError: a text in it is not what we write.
     """
     row = connection.execute("SELECT spec, checkpoint_every FROM spec").fetchone()
     history = [_step(row) for row in connection.execute("SELECT * FROM steps ORDER BY step")]
