@@ -74,8 +74,6 @@ class Handler(Generic[P, R]):
 
     def run(self, actor: object, message: Message) -> Any:
         """Call the method of ``actor`` with a message's arguments."""
-        if self.one:
-            return self.function(actor, message[1])
         if self.keywords:
             return self.function(actor, *message[1:-1], **message[-1])
         return self.function(actor, *message[1:])
