@@ -4,6 +4,7 @@ A loss is a function ``loss(data, logprobs) -> (scalar, metrics)``; see ``Traini
 """
 
 from tinkex_actors.losses.batch_loss import BatchLoss
+from tinkex_actors.losses.checking import CheckReport, check
 from tinkex_actors.losses.evaluation.evaluate import Differentiable, evaluate
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.torch_loss import TorchLoss
@@ -24,6 +25,7 @@ __all__ = [
     "L1",
     "L2",
     "BatchLoss",
+    "CheckReport",
     "Consistency",
     "Differentiable",
     "ElasticNet",
@@ -38,6 +40,7 @@ __all__ = [
     "RegularizerPipeline",
     "RegularizerSpec",
     "TorchLoss",
+    "check",
     "cispo",
     "constant",
     "cosine",

@@ -18,7 +18,7 @@ from tinkex_actors.losses.evaluation.verdicts import check_logprobs
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import Datum
 
-__all__ = ["Differentiable", "evaluate", "never_stop"]
+__all__ = ["Differentiable", "evaluate", "never_stop", "run_loss"]
 
 _log = Logger("tinkex_actors.losses")
 
@@ -73,16 +73,17 @@ def evaluate(
     with ExitStack() as settings:
         if device is not None:
             settings.enter_context(jax.default_device(_device(device)))
-        found = _run(loss, data, rows)
+        found = run_loss(loss, data, rows)
         _go_on(should_stop, loss)
         if float64:
             settings.enter_context(jax.enable_x64(True))
-            _compare(loss_name(loss), found, _run(loss, data, [row.astype(np.float64) for row in rows]))
+            _compare(loss_name(loss), found, run_loss(loss, data, [row.astype(np.float64) for row in rows]))
             _go_on(should_stop, loss)
     return found
 
 
-def _run(loss: Any, data: Sequence[Datum], rows: list[npt.NDArray[Any]]) -> Evaluation:
+def run_loss(loss: Any, data: Sequence[Datum], rows: list[npt.NDArray[Any]]) -> Evaluation:
+    """Return a loss at rows of any precision, on JAX's device; see ``evaluate``."""
     if isinstance(loss, Differentiable):
         return loss.value_and_grad(data, rows)
     if not callable(loss):
