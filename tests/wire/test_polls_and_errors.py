@@ -70,6 +70,13 @@ def test_a_poll_answer_is_read_and_written(name: str, answer: Any, served: Respo
         (408, b"upstream timeout", Timeout408("unknown")),
         (200, b'{"type":"try_again","queue_state":"on_fire"}', TryAgain("unknown")),
         (200, b'{"type":"try_again"}', TryAgain("active")),
+        (200, b'{"type":"TRY_AGAIN","retry_after_ms":0}', TryAgain("active", None, 0.0)),
+        (200, b'{"type":"try_again","retry_after_ms":1500}', TryAgain("active", None, 1.5)),
+        (408, b'{"queue_state":"active","retry_after_ms":250}', Timeout408("active", None, 0.25)),
+        (200, b'{"type":"try_again","retry_after_ms":-1}', TryAgain("active")),
+        (200, b'{"type":"try_again","retry_after_ms":true}', TryAgain("active")),
+        (200, b'{"type":"try_again","retry_after_ms":"soon"}', TryAgain("active")),
+        (200, b'{"type":"try_again","retry_after_ms":1e30}', TryAgain("active")),
         (200, b'{"status":"complete_metadata"}', MetadataOnly(0)),
         (200, b'{"error":"x","category":"User"}', Failed("x", "unknown")),
         (200, b'{"error":{"code":7}}', Failed('{"code":7}', "unknown")),
@@ -177,6 +184,22 @@ def test_a_long_page_is_cut_and_deep_json_does_not_overflow() -> None:
     assert "HTTP 500" in str(classify(Response(500, {}, b"[" * 50_000), "GET /x"))
     nested = b'{"error":' * 300 + b"1" + b"}" * 300
     assert "HTTP 500" in str(classify(Response(500, {}, nested), "GET /x"))
+
+
+def test_a_pause_that_is_asked_for_is_written_in_milliseconds() -> None:
+    served = encode_try_again("f", "paused_capacity", retry_after=0.25)
+
+    assert json.loads(served.body)["retry_after_ms"] == 250
+    assert decode_poll(OPTIM, served, HOSTED) == TryAgain("paused_capacity", None, 0.25)
+
+
+def test_a_detail_moves_no_terminal() -> None:
+    body = json.dumps({"detail": "a\x1b[2Jb\u202ec\x07"}).encode()
+
+    with pytest.raises(errors.APIStatusError) as caught:
+        decode_response(ROUTES["get_info"], Response(400, {}, body))
+
+    assert "HTTP 400: a\ufffd[2Jb\ufffdc\ufffd." in str(caught.value)
 
 
 def test_a_served_error_is_never_empty_and_says_when_to_come_back() -> None:

@@ -21,10 +21,12 @@ class TryAgain(msgspec.Struct, frozen=True):
     Args:
         queue_state: ``active``, ``paused_capacity``, ``paused_rate_limit``, or ``unknown`` for a word we do not know.
         reason: what the server says about it.
+        retry_after: seconds to wait before the next poll, where the server says (``retry_after_ms``); 0.0 is an answer.
     """
 
     queue_state: str
     reason: str | None = None
+    retry_after: float | None = None
 
 
 class Timeout408(msgspec.Struct, frozen=True):
@@ -32,6 +34,7 @@ class Timeout408(msgspec.Struct, frozen=True):
 
     queue_state: str
     reason: str | None = None
+    retry_after: float | None = None
 
 
 class MetadataOnly(msgspec.Struct, frozen=True):

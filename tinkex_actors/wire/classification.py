@@ -20,6 +20,8 @@ _MAX_BODY_BYTES: Final = 64 * 1024
 _MAX_DETAIL_CHARACTERS: Final = 500
 _MAX_DETAIL_DEPTH: Final = 4
 _TAGS: Final = re.compile(r"<[^>]{0,1000}>")
+# What moves a terminal's cursor, colours it, or turns a line's direction.
+_CONTROLS: Final = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]+")
 _SHOULD_RETRY: Final = {"true": True, "false": False}
 _CATEGORIES: Final = ("user", "server", "unknown")
 
@@ -115,6 +117,7 @@ def _short(text: str) -> str:
     if text.startswith("<"):
         # A page for people: its tags say nothing.
         text = " ".join(_TAGS.sub(" ", text).split())
+    text = _CONTROLS.sub("\ufffd", text)
     return text if len(text) <= _MAX_DETAIL_CHARACTERS else text[:_MAX_DETAIL_CHARACTERS] + " [cut]"
 
 

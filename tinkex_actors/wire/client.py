@@ -27,6 +27,8 @@ PROTOBUF_TYPE: Final = "application/x-protobuf"
 _QUEUE_STATES: Final = ("active", "paused_capacity", "paused_rate_limit")
 _SYSTEMS: Final = {name: name for name in ("Linux", "Windows", "FreeBSD", "OpenBSD")} | {"Darwin": "MacOS"}
 _MACHINES: Final = {"x86_64": "x64", "amd64": "x64", "aarch64": "arm64", "arm64": "arm64", "arm": "arm", "i686": "x32"}
+# What is longer than a day is no pause but a mistake.
+_LONGEST_PAUSE_MS: Final = 86_400_000
 _NOTHING: Final[Mapping[str, Any]] = {}
 
 
@@ -179,7 +181,7 @@ def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> Po
     """
     if response.status == 408:
         waiting = _object(response.body)
-        return Timeout408(_queue_state(waiting, "unknown"), _text(waiting.get("queue_state_reason")))
+        return Timeout408(_queue_state(waiting, "unknown"), *_why_and_how_long(waiting))
     _raise_for_status(response, f"retrieve_future of {result_route.name}")
     if PROTOBUF_TYPE in response.headers.get("content-type", ""):
         if not result_route.protobuf_result:
@@ -188,8 +190,8 @@ def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> Po
 
         return Ready(decode_protobuf(result_route.result, response.body))
     probe = _object(response.body)
-    if probe.get("type") == "try_again" or probe.get("status") == "pending":
-        return TryAgain(_queue_state(probe, "active"), _text(probe.get("queue_state_reason")))
+    if str(probe.get("type")).lower() == "try_again" or probe.get("status") == "pending":
+        return TryAgain(_queue_state(probe, "active"), *_why_and_how_long(probe))
     if probe.get("status") == "complete_metadata":
         size = probe.get("response_payload_size", 0)
         if not isinstance(size, int) or size < 0:
@@ -223,6 +225,7 @@ class _Probe(msgspec.Struct):
     response_payload_size: Any = 0
     queue_state: Any = None
     queue_state_reason: Any = None
+    retry_after_ms: Any = None
     result: msgspec.Raw = msgspec.Raw()
 
 
@@ -236,6 +239,13 @@ def _object(body: bytes) -> dict[str, Any]:
 def _queue_state(answer: dict[str, Any], default: str) -> str:
     state = answer.get("queue_state")
     return default if state is None else state if state in _QUEUE_STATES else "unknown"
+
+
+def _why_and_how_long(answer: dict[str, Any]) -> tuple[str | None, float | None]:
+    pause = answer.get("retry_after_ms")
+    # 0 is a number of milliseconds, and True is none.
+    told = isinstance(pause, (int, float)) and not isinstance(pause, bool) and 0 <= pause <= _LONGEST_PAUSE_MS
+    return _text(answer.get("queue_state_reason")), pause / 1000.0 if told else None
 
 
 def _text(value: Any) -> str | None:

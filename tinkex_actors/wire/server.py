@@ -125,10 +125,22 @@ def encode_failure(error: str, category: str) -> Response:
     return _json_response(RequestFailedResponse(error=error, category=known), 200)
 
 
-def encode_try_again(request_id: str, queue_state: str, reason: str | None = None, status: int = 200) -> Response:
-    """Return the answer of a promise that is not done; ``status`` 408 is the other way to say it (protocol 4.4)."""
+def encode_try_again(
+    request_id: str,
+    queue_state: str,
+    reason: str | None = None,
+    status: int = 200,
+    *,
+    retry_after: float | None = None,
+) -> Response:
+    """Return the answer of a promise that is not done; ``status`` 408 is the other way to say it (protocol 4.4).
+
+    ``retry_after`` is in seconds, and travels as milliseconds.
+    """
     state: Any = queue_state
-    return _json_response(TryAgainResponse(request_id=request_id, queue_state=state, queue_state_reason=reason), status)
+    pause = None if retry_after is None else round(retry_after * 1000)
+    answer = TryAgainResponse(request_id=request_id, queue_state=state, queue_state_reason=reason, retry_after_ms=pause)
+    return _json_response(answer, status)
 
 
 def encode_metadata_only(size_bytes: int) -> Response:
