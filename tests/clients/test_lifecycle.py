@@ -68,7 +68,7 @@ async def test_a_stalled_wait_is_one_event_and_another_at_each_doubling() -> Non
         stalled: list[OperationStalled] = []
         service.system.events.subscribe(stalled.append, OperationStalled)
         server.rng.seed(1)
-        server.faults = Faults(compute=2000.0, latency=0.0)
+        server.faults = Faults(compute=100_000.0, latency=0.0)
         future = training.forward_backward([datum()], "cross_entropy")
         await asyncio.sleep(200.0)
         assert not future.done()
