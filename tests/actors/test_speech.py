@@ -15,6 +15,7 @@ from tinkex_actors import (
     BadRequestError,
     InternalServerError,
     NotFoundError,
+    OutcomeUnknownError,
     ServiceClient,
     UnsupportedByServerError,
 )
@@ -188,7 +189,7 @@ async def test_a_number_whose_request_the_server_does_not_know_is_filled() -> No
             await saving
         assert caught.value.remedy
         await stepping
-    assert server.applied[training.model_id] == [(1, "forward_backward"), (2, "optim_step")]
+    assert server.applied[training.model_id] == [(1, "forward"), (2, "optim_step")]
 
 
 @virtual_time()
@@ -253,8 +254,9 @@ async def test_a_server_that_is_failing_all_along_is_not_called_incompatible() -
     )
     async with service:
         training = await service.create_lora_training_client("m")
-        with pytest.raises(InternalServerError, match="on fire"):
+        with pytest.raises(OutcomeUnknownError, match="on fire") as caught:
             await training.forward_backward([datum()], "cross_entropy")
+        assert isinstance(caught.value.__cause__, InternalServerError)
         assert service.server_dialect == ("hosted dialect",)
     assert len(learnt) == 1
 
