@@ -7,6 +7,7 @@ and another does not is seen on the same storms.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -141,7 +142,7 @@ def judge(applied: list[tuple[int, str]], calls: list[Call], in_doubt: Doubt) ->
     verdict = Verdict(calls=len(calls))
     numbers = [number for number, _ in applied]
     verdict.repeated = len(numbers) - len(set(numbers))
-    verdict.disordered = sum(later < earlier for earlier, later in zip(numbers, numbers[1:], strict=False))
+    verdict.disordered = sum(later < earlier for earlier, later in itertools.pairwise(numbers))
     done = {number for number, name in applied if name != "forward"}
     gradient_known = True
     for call in calls:

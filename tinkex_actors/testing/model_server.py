@@ -108,7 +108,7 @@ class _Model:
 
     def __init__(self) -> None:
         self.next_seq = 1
-        self.waiting: dict[int, tuple[_Promise, Any]] = {}
+        self.waiting: dict[int, tuple[_Promise | None, Any]] = {}
         self.worker: asyncio.Task[None] | None = None
 
 
@@ -129,6 +129,7 @@ class ModelServer:
         flags: what it answers to ``client/config``.
         numbered: it orders training requests by their number and knows a repeated one again; otherwise it applies
             what comes as it comes, also twice.
+        refuse: numbers of training requests that are answered 422, which completes them.
         queue: state and reason of a paused queue, as `pause` set it; None while it is active.
     """
 
@@ -143,6 +144,7 @@ class ModelServer:
         self.fail_with: tuple[str, str] | None = None
         self.flags = ClientConfigResponse()
         self.numbered = True
+        self.refuse: frozenset[int] = frozenset()
         self.queue: tuple[str, str] | None = None
         self._open = asyncio.Event()
         self._open.set()
@@ -272,6 +274,9 @@ class ModelServer:
         """Take a numbered request, or answer that it was not, or might not have been."""
         if message.model_id in self._lost_models:
             return encode_error(404, f"no model {message.model_id}")
+        if message.seq_id in self.refuse and not getattr(message, "forward_only", False):
+            self._enqueue(message.model_id, message.seq_id, None, message)
+            return encode_error(422, "this cannot be computed")
         faults, chance = self.faults, self.rng.random
         if chance() < faults.conflict:
             return encode_error(409, "being changed")
@@ -303,8 +308,10 @@ class ModelServer:
                 self._spawn(self._execute(promise, message))
         return UntypedAPIFuture(request_id=self._keys[key], sample_sequence_ids=sequences)
 
-    def _enqueue(self, model_id: str, seq_id: int, promise: _Promise, message: Any) -> None:
+    def _enqueue(self, model_id: str, seq_id: int, promise: _Promise | None, message: Any) -> None:
         model = self._models.setdefault(model_id, _Model())
+        if self.numbered and seq_id < model.next_seq:
+            return
         model.waiting[seq_id if self.numbered else model.next_seq + len(model.waiting)] = (promise, message)
         if model.worker is None or model.worker.done():
             model.worker = self._spawn(self._work(model_id, model))
@@ -313,6 +320,9 @@ class ModelServer:
         while model.next_seq in model.waiting:
             promise, message = model.waiting.pop(model.next_seq)
             await self._open.wait()
+            if promise is None:
+                model.next_seq += 1
+                continue
             name = "forward" if getattr(message, "forward_only", False) else promise.route.name
             self.applied.setdefault(model_id, []).append((message.seq_id, name))
             model.next_seq += 1

@@ -131,7 +131,7 @@ class SequencerDesk(Desk):
         Raises:
             SequenceBrokenError: an earlier request of this model was lost.
         """
-        return self._calls[self._queue(operation, route, len(chunks), chunks, finish, held=False)].future
+        return self._queue(operation, route, len(chunks), chunks, finish, held=False)[1]
 
     def reserve(self, operation: str, route: Route, count: int) -> Reservation:
         """Take ``count`` numbers for requests that are not known yet; see :class:`Reservation`.
@@ -139,8 +139,8 @@ class SequencerDesk(Desk):
         Raises:
             SequenceBrokenError: an earlier request of this model was lost.
         """
-        op_id = self._queue(operation, route, count, (), lambda results: results, held=True)
-        return Reservation(self, op_id, self._calls[op_id].future, count)
+        op_id, future = self._queue(operation, route, count, (), lambda results: results, held=True)
+        return Reservation(self, op_id, future, count)
 
     def supply(self, op_id: int, chunks: Sequence[Chunk], finish: Callable[[list[Any]], Any]) -> None:
         """Post what a reservation was for."""
@@ -190,6 +190,10 @@ class SequencerDesk(Desk):
         call = self._calls[post.op_id]
         chunk = call.chunks[post.index]
         return call.route, msgspec.structs.replace(chunk.message, seq_id=post.seq_id), chunk.size_bytes
+
+    def caller(self, post: turns.Post) -> str | None:
+        """The public method that a post is sent for."""
+        return self._calls[post.op_id].future.caller
 
     def passing(self, size_bytes: int) -> Any:
         """Wait for room among the bytes being posted."""
@@ -321,7 +325,7 @@ class SequencerDesk(Desk):
         finish: Callable[[list[Any]], Any],
         *,
         held: bool,
-    ) -> int:
+    ) -> tuple[int, ApiFuture[Any]]:
         op_id = next(self._ids)
         kind = _KINDS.get(operation, "other")
         numbers = turns.submit(
@@ -338,7 +342,7 @@ class SequencerDesk(Desk):
         future.waits_for(lambda: self._describe(op_id))
         future.on_cancel(lambda: self._cancel(op_id))
         self._note(turns.advance(self.turns))
-        return op_id
+        return op_id, future
 
     def _note(self, effects: list[turns.Effect]) -> None:
         for effect in effects:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tinkex_actors.actors.attribution import calling
 from tinkex_actors.errors import (
     APIConnectionError,
     APIStatusError,
@@ -78,6 +79,7 @@ class Sequencer(Actor):
     async def _post(self, post: Post) -> None:
         desk, loop = self._desk, self.system.loop
         route, message, size_bytes = desk.payload(post)
+        calling.set(desk.caller(post))
         begun = loop.time()
         try:
             async with desk.passing(size_bytes):
