@@ -56,6 +56,7 @@ soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=7200 tests/runtime tests/testing
 	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors
 	@TINKEX_TEST_SEEDS=100000 $(PY) -m pytest -q --timeout=3600 tests/wire/test_fuzz.py
+	@TINKEX_TEST_SEEDS=10 $(PY) -m pytest -q tests/runs/test_killed.py
 	@TINKEX_TEST_SEEDS=10000 $(PY) -m pytest -q --timeout=3600 tests/transport/test_faults.py tests/clients/test_damaged_answers.py
 
 $(DOCS_STAMP): $(STAMP)

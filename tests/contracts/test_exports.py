@@ -16,6 +16,7 @@ PUBLIC_PACKAGES = [
     "tinkex_actors.config",
     "tinkex_actors.errors",
     "tinkex_actors.events",
+    "tinkex_actors.runs",
     "tinkex_actors.runtime",
     "tinkex_actors.testing",
     "tinkex_actors.transport",

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING
 import msgspec
 
 from tinkex_actors.errors import RunError, RunLockedError
+from tinkex_actors.file_lock import lock
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,28 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["Lease", "Owner", "owner_of"]
 
 _LOCK, _OWNER = "run.lock", "owner.json"
-
-try:
-    import fcntl
-
-    def _lock(file: IO[str]) -> bool:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-except ImportError:  # Windows has no fcntl; a lock on the first byte is its nearest thing.
-    import msvcrt
-
-    def _lock(file: IO[str]) -> bool:
-        file.seek(0)
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-        except OSError:
-            return False
-        return True
-
 
 class Owner(msgspec.Struct, frozen=True):
     """Who has a run open.
@@ -87,7 +66,7 @@ class Lease:
                 "the run in another folder.",
                 path=str(folder),
             ) from error
-        if not _lock(file):
+        if not lock(file):
             file.close()
             raise _locked(folder, _read(folder))
         self._file: IO[str] | None = file
@@ -109,7 +88,7 @@ def owner_of(folder: Path) -> Owner | None:
     """Return who has a run open at this moment, or None. Takes nothing and changes nothing."""
     try:
         with (folder / _LOCK).open("r+", encoding="utf-8") as file:
-            free = _lock(file)
+            free = lock(file)
     except OSError:
         return None
     return None if free else _read(folder) or Owner(0, "an unknown machine", "an unknown time")
