@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from tinkex_actors.actors.attribution import calling
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.runtime import Actor, handler
 
@@ -96,6 +97,7 @@ class Courier(Actor):
                 self._running[errand_id] = self.task(self._run(errand_id, errand), name=errand.future.operation)
 
     async def _run(self, errand_id: int, errand: _Errand) -> None:
+        calling.set(errand.future.caller)
         try:
             result = await errand.run(errand.future)
         except Exception as error:

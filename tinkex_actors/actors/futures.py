@@ -8,6 +8,7 @@ import threading
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+from tinkex_actors.actors.attribution import calling
 from tinkex_actors.actors.explanation import Explanation, OperationRecord
 from tinkex_actors.errors import WrongLoopError
 
@@ -32,6 +33,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
     Attributes:
         operation: the client method's name, such as ``forward_backward``.
         ids: what identifies it: model id, sequence numbers, request ids, as far as known.
+        caller: the public method that was called, such as ``TrainingClient.forward_backward``; None for our own.
         created_at: the loop's time at the call.
         deadline: the loop's time at which it fails by itself, or None.
     """
@@ -49,6 +51,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
         "_thread",
         "_traceback",
         "_waits_for",
+        "caller",
         "created_at",
         "deadline",
         "ids",
@@ -65,6 +68,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
     ) -> None:
         self.operation = operation
         self.ids = {} if ids is None else ids
+        self.caller = calling.get()
         self.created_at = loop.time()
         self.deadline: float | None = None
         self._loop = loop

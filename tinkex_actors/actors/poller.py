@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from tinkex_actors.actors.attribution import calling
 from tinkex_actors.actors.byte_gate import ByteGate
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.actors.session_polls import Group, SessionPolls
@@ -51,7 +52,7 @@ class Promise:
         group: the sampling session whose completions are asked for at once; None polls for this promise alone.
     """
 
-    __slots__ = ("group", "machine", "on_error", "on_queue", "on_result", "request_id", "roundtrip", "route")
+    __slots__ = ("caller", "group", "machine", "on_error", "on_queue", "on_result", "request_id", "roundtrip", "route")
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Promise:
         self.on_queue = on_queue
         self.roundtrip = roundtrip
         self.group = group
+        self.caller = calling.get()  # the task that was given the promise works for it
         self.machine = polling.Polling(request_id=request_id, started_at=now)
 
     def describe(self, now: float) -> str:
@@ -182,6 +184,7 @@ class Poller(Actor):
         self._tasks[promise.request_id] = self.task(self._poll(promise), name=f"poll {promise.request_id}")
 
     async def _poll(self, promise: Promise) -> None:
+        calling.set(promise.caller)
         if promise.group is not None and not promise.machine.polls:
             promise.machine.announced(await self._sessions.completion(promise.group, promise.request_id))
         decision: polling.Decision = promise.machine.resume(self.system.loop.time())

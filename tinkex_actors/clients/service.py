@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from tinkex_actors.actors.attribution import attributed, unattributed
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.backbone import Backbone
 from tinkex_actors.clients.creation import (
@@ -39,6 +40,7 @@ __all__ = ["ServiceClient"]
 _STATUSES = ("success", "errored", "interrupted")
 
 
+@attributed
 class ServiceClient:
     """A Tinker service: a remote one, or a local engine in this process.
 
@@ -351,7 +353,8 @@ class ServiceClient:
             raise ClosedError("This ServiceClient is closed. Make a new one.")
         if self._core is None:
             self._running_loop()
-            self._core = Backbone(
+            self._core = unattributed(
+                Backbone,
                 self.config,
                 system=self._given_system,
                 transport=self._given_transport,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from tinkex_actors.actors.attribution import attributed
 from tinkex_actors.actors.sequencer import Chunk
 from tinkex_actors.clients.paths import checkpoint_path
 from tinkex_actors.clients.tokenizer import load_tokenizer
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 __all__ = ["TrainingClient"]
 
 
+@attributed
 class TrainingClient:
     """Trains one model's adapter. Made by :class:`~tinkex_actors.ServiceClient`.
 

@@ -244,8 +244,10 @@ def _queue_state(answer: dict[str, Any], default: str) -> str:
 def _why_and_how_long(answer: dict[str, Any]) -> tuple[str | None, float | None]:
     pause = answer.get("retry_after_ms")
     # 0 is a number of milliseconds, and True is none.
-    told = isinstance(pause, (int, float)) and not isinstance(pause, bool) and 0 <= pause <= _LONGEST_PAUSE_MS
-    return _text(answer.get("queue_state_reason")), pause / 1000.0 if told else None
+    reason = _text(answer.get("queue_state_reason"))
+    if isinstance(pause, bool) or not isinstance(pause, (int, float)) or not 0 <= pause <= _LONGEST_PAUSE_MS:
+        return reason, None
+    return reason, pause / 1000.0
 
 
 def _text(value: Any) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tinkex_actors.actors.attribution import calling
 from tinkex_actors.errors import BillingError, RateLimitError, TinkexError
 from tinkex_actors.machines.retry import NO_RETRY
 from tinkex_actors.runtime import Actor, Timer, handler
@@ -107,6 +108,7 @@ class Dispatcher(Actor):
         sample = desk.sample(sample_id)
         if sample is None:
             return
+        calling.set(sample.future.caller)
         loop = self.system.loop
         begun = loop.time()
         try:

@@ -9,6 +9,7 @@ import asyncio
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from tinkex_actors.actors.attribution import calling
 from tinkex_actors.actors.link.breakers import Breakers
 from tinkex_actors.actors.link.keyring import Keyring
 from tinkex_actors.config import SDK_VERSION, pairs_of
@@ -98,7 +99,7 @@ class Carrier:
         return response
 
     async def dress(self, request: Request) -> str | None:
-        """Put the credential on a request, the program's query and the trace; returns the credential.
+        """Put on a request what every one has: the credential (returned), whose it is, the program's query, the trace.
 
         Raises:
             CredentialsError: there is no usable one.
@@ -107,6 +108,10 @@ class Carrier:
             request.path = self._with_query(request.path)
         if self._inject is not None:
             self._inject(request.headers)
+        caller = calling.get()
+        if caller is not None and request.pool != "auth":  # a token is for every call
+            request.headers["x-sdk-version"] = SDK_VERSION
+            request.headers["x-sdk-method"] = caller
         if self._own_key:
             return None
         keyring = self.keyring

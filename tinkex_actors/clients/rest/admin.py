@@ -6,6 +6,7 @@ import re
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from tinkex_actors.actors.attribution import attributed
 from tinkex_actors.clients.rest.asking import ask
 from tinkex_actors.errors import InputError
 from tinkex_actors.types import (
@@ -29,6 +30,7 @@ __all__ = ["AdminClient"]
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 
 
+@attributed
 class AdminClient:
     """Audit and billing; needs no session. Made by ``ServiceClient.create_admin_client()``.
 

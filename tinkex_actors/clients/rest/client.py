@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from tinkex_actors.actors.attribution import attributed
 from tinkex_actors.clients.paths import checkpoint_path
 from tinkex_actors.clients.rest.asking import ask, at_checkpoint, named
 from tinkex_actors.clients.rest.downloads import download_checkpoint
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
 __all__ = ["RestClient"]
 
 
+@attributed
 class RestClient:
     """Asks about what exists, and changes it; needs no session. Made by ``ServiceClient.create_rest_client()``.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from tinkex_actors.actors.attribution import attributed
 from tinkex_actors.actors.dispatcher.events import (
     BackoffWindowClosed,
     BackoffWindowOpened,
@@ -37,6 +38,7 @@ __all__ = ["SamplingClient"]
 _AT_ONCE = 4096
 
 
+@attributed
 class SamplingClient:
     """Draws continuations and scores prompts. Made by :class:`~tinkex_actors.ServiceClient` or a training client.
 
