@@ -14,6 +14,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from tests.plugins.counting_server import datum
+from tinkex_actors import AdamParams, Config, GoneError, OutcomeUnknownError, ServiceClient
 from tinkex_actors.testing.model_server import Faults, ModelServer
 from tinkex_actors.types import ClientConfigResponse
 
@@ -73,12 +75,14 @@ class Call(msgspec.Struct):
 
     Attributes:
         operation: ``forward_backward``, ``optim_step`` or ``save_state``.
-        numbers: its wire numbers, as far as the caller can know them.
+        numbers: every wire number that was used for it.
+        parts: how many requests it consists of.
         error: what it raised, or None.
     """
 
     operation: str
     numbers: tuple[int, ...]
+    parts: int
     error: BaseException | None = None
 
 
@@ -93,7 +97,7 @@ class Verdict(msgspec.Struct):
     """What a run did to the model, by wire number.
 
     Attributes:
-        repeated: optimizer steps and gradients that were applied more often than their calls were made.
+        repeated: requests that were applied more often than their calls were made.
         disordered: requests that were applied after one that was called later.
         lost: calls that ended well, and were not applied.
         silent: calls that raised an error which says that they were not applied, and were.
@@ -129,36 +133,47 @@ async def blow(server: ModelServer, storm: Storm) -> None:
         server.restart(down=down, keep_state=keep_state)
 
 
-async def run_storm(rng: random.Random, storm: Storm, trainee: Trainee, in_doubt: Doubt) -> Verdict:
-    """Run the program once; ``in_doubt`` knows the errors that say that nobody knows."""
+async def run_storm(
+    rng: random.Random, storm: Storm, trainee: Trainee, doubt: Doubt, *, numbered: bool = True
+) -> Verdict:
+    """Run the program once.
+
+    Args:
+        rng: chance, of the server's faults too.
+        storm: what goes wrong.
+        trainee: the client.
+        doubt: knows the errors that say that nobody knows.
+        numbered: the server orders by number (``ModelServer.numbered``).
+    """
     server = ModelServer(rng)
+    server.numbered = numbered
     server.flags = ClientConfigResponse(fwdbwd_max_chunk_len=storm.chunk_len)
     model_id, calls = await trainee(server, storm)
-    return judge(server.applied.get(model_id, []), calls, in_doubt)
+    return judge(server.applied.get(model_id, []), calls, doubt)
 
 
-def judge(applied: list[tuple[int, str]], calls: list[Call], in_doubt: Doubt) -> Verdict:
+def judge(applied: list[tuple[int, str]], calls: list[Call], doubt: Doubt) -> Verdict:
     """Compare what the server applied with what the caller was told."""
     verdict = Verdict(calls=len(calls))
     numbers = [number for number, _ in applied]
-    verdict.repeated = len(numbers) - len(set(numbers))
     verdict.disordered = sum(later < earlier for earlier, later in itertools.pairwise(numbers))
-    done = {number for number, name in applied if name != "forward"}
+    done = [number for number, name in applied if name != "forward"]
     gradient_known = True
     for call in calls:
-        mine = set(call.numbers) & done
-        doubtful = call.error is not None and in_doubt(call.error)
+        times = sum(number in call.numbers for number in done)
+        verdict.repeated += max(0, times - call.parts)
+        doubtful = call.error is not None and doubt(call.error)
         verdict.failed += call.error is not None
         verdict.unknown += doubtful
         if call.error is None:
-            verdict.lost += len(call.numbers) != len(mine)
+            verdict.lost += times < call.parts
         elif not doubtful:
             # Of a call in several requests, some may have been taken before another was refused.
-            verdict.silent += bool(mine) and len(call.numbers) == 1
+            verdict.silent += times > 0 and call.parts == 1
         if call.operation == "forward_backward":
             gradient_known = gradient_known and (call.error is None or doubtful)
         elif call.operation == "optim_step":
-            verdict.empty_steps += bool(mine) and not gradient_known
+            verdict.empty_steps += times > 0 and not gradient_known
             gradient_known = True
     return verdict
 
@@ -170,3 +185,49 @@ async def outcome(awaitable: Awaitable[Any]) -> BaseException | None:
     except Exception as error:
         return error
     return None
+
+
+class Ours:
+    """The training client, calling everything at once, its actors killed on the way."""
+
+    def __init__(self, rng: random.Random, **options: Any) -> None:
+        self._rng = rng
+        self._config = Config(base_url="http://127.0.0.1:1", telemetry=False, **options)
+
+    async def __call__(self, server: ModelServer, storm: Storm) -> tuple[str, list[Call]]:
+        loop = asyncio.get_running_loop()
+        async with ServiceClient(config=self._config, transport=server) as service:
+            training = await service.create_lora_training_client("m")
+            server.faults = storm.faults
+            begun = loop.time()
+            futures = []
+            for step in range(STEPS):
+                futures.append(training.forward_backward([datum() for _ in range(4)], "cross_entropy"))
+                futures.append(training.optim_step(AdamParams()))
+                if step % 2:
+                    futures.append(training.save_state(f"step-{step}"))
+            weather = loop.create_task(blow(server, storm))
+            killing = loop.create_task(self._kill(service, begun, storm))
+            calls = []
+            for future in futures:
+                error = await outcome(future)
+                numbers = tuple(future.ids["seq_ids"])
+                calls.append(Call(future.operation, numbers, len(numbers), error))
+            killing.cancel()
+            weather.cancel()
+            server.faults = Faults()
+            return training.model_id, calls
+
+    async def _kill(self, service: ServiceClient, begun: float, storm: Storm) -> None:
+        loop = asyncio.get_running_loop()
+        for at in storm.kills:
+            await asyncio.sleep(max(0.0, begun + at - loop.time()))
+            core = service.system.whereis("/service/core")
+            assert core is not None
+            victims = [*core.children, *core.child("trainers").children]
+            self._rng.choice(victims).kill()
+
+
+def in_doubt(error: BaseException) -> bool:
+    """Whether an error of ours says that nobody knows whether the call was applied."""
+    return isinstance(error, OutcomeUnknownError | GoneError)

@@ -129,6 +129,7 @@ class ModelServer:
         flags: what it answers to ``client/config``.
         numbered: it orders training requests by their number and knows a repeated one again; otherwise it applies
             what comes as it comes, also twice.
+        gap_after: seconds after which a number that does not come is passed over; None waits for it.
         refuse: numbers of training requests that are answered 422, which completes them.
         queue: state and reason of a paused queue, as `pause` set it; None while it is active.
     """
@@ -144,6 +145,7 @@ class ModelServer:
         self.fail_with: tuple[str, str] | None = None
         self.flags = ClientConfigResponse()
         self.numbered = True
+        self.gap_after: float | None = None
         self.refuse: frozenset[int] = frozenset()
         self.queue: tuple[str, str] | None = None
         self._open = asyncio.Event()
@@ -314,6 +316,15 @@ class ModelServer:
             return
         model.waiting[seq_id if self.numbered else model.next_seq + len(model.waiting)] = (promise, message)
         if model.worker is None or model.worker.done():
+            model.worker = self._spawn(self._work(model_id, model))
+        if self.gap_after is not None and model.next_seq not in model.waiting:
+            self._spawn(self._pass_over(model_id, model, self.gap_after))
+
+    async def _pass_over(self, model_id: str, model: _Model, seconds: float) -> None:
+        missing = model.next_seq
+        await asyncio.sleep(seconds)
+        if model.next_seq == missing and model.waiting:
+            model.next_seq = min(model.waiting)
             model.worker = self._spawn(self._work(model_id, model))
 
     async def _work(self, model_id: str, model: _Model) -> None:
