@@ -2,7 +2,8 @@
 
 Layers of this folder, each importing only those to its right::
 
-    sampling > training, scoring > batching, objectives, optimizer > forward > attention > lora > model > architecture
+    graphs, sampling > training, scoring > batching, objectives, optimizer > forward > attention > lora > model >
+    architecture
 
 Everything here computes on the calling thread and keeps no state of its own: the base model and the adapters are
 immutable values that the caller holds. The one exception is the ``Decoder``, which holds the requests that it decodes.
@@ -10,6 +11,7 @@ immutable values that the caller holds. The one exception is the ``Decoder``, wh
 
 from tinkex_actors.engine.core.architecture import ModelConfig
 from tinkex_actors.engine.core.batching import Example
+from tinkex_actors.engine.core.graphs.losses import GraphLoss, custom_forward_backward
 from tinkex_actors.engine.core.lora import Adapter, LoraSpec, new_adapter
 from tinkex_actors.engine.core.model import BaseModel
 from tinkex_actors.engine.core.optimizer import AdamHyper, optim_step
@@ -26,9 +28,11 @@ __all__ = [
     "Decoder",
     "Drawing",
     "Example",
+    "GraphLoss",
     "LoraSpec",
     "ModelConfig",
     "Sampled",
+    "custom_forward_backward",
     "draw_alternatives",
     "forward_backward",
     "new_adapter",

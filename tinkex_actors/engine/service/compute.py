@@ -31,7 +31,15 @@ if TYPE_CHECKING:
 
     from tinkex_actors.engine.service.state.jobs import SampleJob
     from tinkex_actors.tokenizers import Tokenizer
-    from tinkex_actors.types import AdamParams, Datum, LoraConfig, ModelInput, SampleRequest, SamplingParams
+    from tinkex_actors.types import (
+        AdamParams,
+        CreateCustomLossRequest,
+        Datum,
+        LoraConfig,
+        ModelInput,
+        SampleRequest,
+        SamplingParams,
+    )
 
 __all__ = ["Core"]
 
@@ -117,10 +125,14 @@ class Core:
         loss_fn: str,
         loss_fn_config: Mapping[str, float | str] | None,
         *,
+        custom_losses: Mapping[str, core.GraphLoss],
         backward: bool,
         should_stop: Callable[[], bool],
     ) -> core.BatchResult:
-        """Compute a loss over a batch and, with ``backward``, an adapter with its gradient added."""
+        """Compute a loss over a batch and, with ``backward``, an adapter with its gradient added.
+
+        The loss ``custom`` is one of ``custom_losses``, named by ``loss_id`` in its configuration.
+        """
         examples = [
             core.Example(
                 tokens=_tokens(datum.model_input, f"datum {index}: model_input"),
@@ -128,9 +140,22 @@ class Core:
             )
             for index, datum in enumerate(data)
         ]
+        if loss_fn == "custom":
+            loss = _custom_loss(loss_fn_config or {}, custom_losses)
+            return core.custom_forward_backward(
+                self._base, adapter, examples, loss, backward=backward, should_stop=should_stop
+            )
         return core.forward_backward(
             self._base, adapter, examples, loss_fn, loss_fn_config, backward=backward, should_stop=should_stop
         )
+
+    def graph_loss(self, request: CreateCustomLossRequest) -> core.GraphLoss:
+        """Return an uploaded loss, checked.
+
+        Raises:
+            InputError: a graph that cannot be evaluated here.
+        """
+        return core.GraphLoss(request.name, request.inputs, request.graph)
 
     def optim_step(self, adapter: core.Adapter, params: AdamParams) -> tuple[core.Adapter, dict[str, float]]:
         """Take one AdamW step; return the new adapter and metrics."""
@@ -275,6 +300,20 @@ class Core:
             found.logprobs[:unscored] = _EMPTY_LOGPROB
             topk = TopkLogprobs(found.token_ids, found.logprobs)
         return logprobs, topk
+
+
+def _custom_loss(config: Mapping[str, float | str], known: Mapping[str, core.GraphLoss]) -> core.GraphLoss:
+    loss_id = config.get("loss_id")
+    if set(config) != {"loss_id"} or not isinstance(loss_id, str):
+        raise InputError(
+            f"loss_fn_config of custom: expected loss_id alone, got {dict(config)}; create_custom_loss gives it"
+        )
+    if loss_id not in known:
+        raise InputError(
+            f"loss_fn_config of custom: no loss {loss_id!r} in this session; it has "
+            f"{', '.join(known) or 'none'}. Create it with create_custom_loss."
+        )
+    return known[loss_id]
 
 
 def _tokens(given: ModelInput, where: str) -> npt.NDArray[np.int32]:

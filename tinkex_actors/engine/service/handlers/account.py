@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "auth_token",
-    "create_custom_loss",
     "delete_self_api_key",
     "get_audit_log",
     "get_billing_usage",
@@ -97,14 +96,6 @@ async def get_current_checkpoint_storage_usage(cell: EngineCell, call: Call) -> 
         if wanted is None or project_id == wanted
     ]
     return CurrentCheckpointStorageUsageResponse(data=items)
-
-
-async def create_custom_loss(cell: EngineCell, call: Call) -> None:
-    """Refuse: uploaded losses do not run here (``custom_loss_server_side`` is off), the client runs them."""
-    raise BadRequestError(
-        "create_custom_loss: this engine runs no uploaded losses. Pass the function itself to forward_backward_custom.",
-        status_code=400,
-    )
 
 
 def _require_key(call: Call) -> None:

@@ -25,6 +25,7 @@ async def client_config(cell: EngineCell, call: Call) -> ClientConfigResponse:
     return ClientConfigResponse(
         use_pyqwest_transport=False,
         parallel_fwdbwd_chunks=True,
+        custom_loss_server_side=True,
         pjwt_auth_enabled=call.options.quirks.wants_jwt,
         sample_use_retrieve_futures=call.options.quirks.session_polls,
         sample_join_sampling_session=call.options.quirks.session_polls,

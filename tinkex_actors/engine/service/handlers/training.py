@@ -10,6 +10,7 @@ from tinkex_actors.engine.store.store import CheckpointRecord, RunRecord, tinker
 from tinkex_actors.errors import BadRequestError, InputError
 from tinkex_actors.types import (
     AdamOptimizerConfig,
+    CreateCustomLossResponse,
     CreateModelResponse,
     ForwardBackwardOutput,
     GetInfoResponse,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from tinkex_actors.engine.service.compute import Core
 
 __all__ = [
+    "create_custom_loss",
     "create_model",
     "forward_backward",
     "get_info",
@@ -153,6 +155,22 @@ async def _create(
     return UntypedAPIFuture(request_id=request_id, model_id=model_id)
 
 
+async def create_custom_loss(cell: EngineCell, call: Call) -> UntypedAPIFuture:
+    """Check an uploaded loss and keep it for the session's models (protocol 1.7.18)."""
+    message = call.message
+    session = cell.session(message.session_id)
+    loss_id = f"{message.session_id}:loss:{message.custom_loss_seq_id}"
+    if not cell.repeated(loss_id, call):
+
+        def commit(loss: Any) -> CreateCustomLossResponse:
+            session.custom_losses[loss_id] = loss
+            return CreateCustomLossResponse(loss_id=loss_id)
+
+        promise = cell.promise(loss_id, call, session.session_id)
+        cell.enqueue(Job(promise, lambda core, job: core.graph_loss(message), commit))
+    return UntypedAPIFuture(request_id=loss_id)
+
+
 # --- steps -----------------------------------------------------------------------------------------------------------
 async def forward_backward(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     """Compute a loss over a batch and, unless ``forward_only``, add its gradient to the model's."""
@@ -160,6 +178,7 @@ async def forward_backward(cell: EngineCell, call: Call) -> UntypedAPIFuture:
     model = cell.model(message.model_id)
     given = message.forward_backward_input
     backward = not message.forward_only
+    losses = cell.sessions.find(model.session_id).custom_losses
 
     def compute(core: Core, job: Job) -> Any:
         return core.forward_backward(
@@ -167,6 +186,7 @@ async def forward_backward(cell: EngineCell, call: Call) -> UntypedAPIFuture:
             given.data,
             given.loss_fn,
             given.loss_fn_config,
+            custom_losses=losses,
             backward=backward,
             should_stop=job.should_stop,
         )

@@ -44,6 +44,7 @@ class Session(msgspec.Struct, kw_only=True):
         created_at: wall-clock time of creation.
         model_ids: its models, in the order of their creation.
         sampler_ids: its sampling sessions.
+        custom_losses: the losses that were uploaded for it, by id, as the numeric core has them.
         status: whether it lives, or how it ended.
         ended_because: the same in words; empty while it lives.
         trace: its latest operations, as trace events (the Chrome trace format).
@@ -58,6 +59,7 @@ class Session(msgspec.Struct, kw_only=True):
     display_name: str | None = None
     model_ids: list[str] = msgspec.field(default_factory=list)
     sampler_ids: list[str] = msgspec.field(default_factory=list)
+    custom_losses: dict[str, Any] = msgspec.field(default_factory=dict)
     status: SessionStatus = SessionActive()
     ended_because: str = ""
     trace: deque[dict[str, Any]] = msgspec.field(default_factory=lambda: deque(maxlen=_TRACED_OPERATIONS))

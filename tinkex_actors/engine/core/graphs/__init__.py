@@ -1,0 +1,1 @@
+"""Losses that arrive as data: traced graphs of operations (protocol 6.8)."""
