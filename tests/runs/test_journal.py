@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tinkex_actors import Datum, JournalDamagedError, LoraConfig, ModelInput, RunError
+from tinkex_actors import Datum, JournalDamagedError, LoraConfig, ModelInput, RunError, SamplingParams
 from tinkex_actors.runs.journal.entries import (
     CheckpointState,
     Entry,
@@ -118,6 +118,8 @@ def _dump(folder: Path) -> list[str]:
 
 def test_a_failed_write_leaves_nothing_of_it(tmp_path: Path) -> None:
     class Broken:
+        synced = False
+
         def write(self, connection: sqlite3.Connection) -> None:
             raise sqlite3.OperationalError("database or disk is full")
 
@@ -269,6 +271,14 @@ def test_digests_tell_contents_apart() -> None:
         [datum(1, 2), "cross_entropy"],
         [Datum(ModelInput.from_ints([1, 2]), {"target_tokens": [1, 2], "weights": [1.0, 0.5]})],
         "x",
+        [datum(*range(300))],
+        [datum(*range(299), 5)],
+        [datum(*range(299))],
+        # A prompt is looked at as a whole, however long it is.
+        ModelInput.from_ints([*range(500), 7, *range(500)]),
+        ModelInput.from_ints([*range(500), 8, *range(500)]),
+        SamplingParams(stop=[*range(20), 1]),
+        SamplingParams(stop=[*range(20), 2]),
     ]
 
     assert len({digest_of(content) for content in contents}) == len(contents)

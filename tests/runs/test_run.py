@@ -26,9 +26,13 @@ from tinkex_actors import (
     SamplingParams,
     ServiceClient,
 )
+from tinkex_actors.actors.ledger import OperationLost
+from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed
+from tinkex_actors.clients.inside import backbone_of
 from tinkex_actors.engine.service.call import EngineOptions
 from tinkex_actors.runs import DurableRun, HistoryRow, Step, is_interruption
 from tinkex_actors.runs.journal.file import read_journal
+from tinkex_actors.runs.model import keep_alive
 
 LORA = LoraConfig(rank=4)
 
@@ -468,6 +472,45 @@ async def test_a_model_that_has_ended_is_restored(tmp_path: Path) -> None:
 
     assert run.way == "restored"
     assert done == [3, 4]
+
+
+async def test_the_session_of_a_living_model_is_kept_alive_and_its_end_disturbs_nobody(tmp_path: Path) -> None:
+    async with (
+        over_http(tmp_path / "store", EngineOptions()) as url,
+        left_alive(url) as other,
+        left_alive(url) as service,
+    ):
+        await other.create_lora_training_client("tiny", rank=4)
+        await service.create_sampling_client(base_model="tiny")
+        core = backbone_of(service)
+        assert keep_alive(core, service.session_id) is None
+        beat = keep_alive(core, other.session_id)
+        assert beat is not None
+        lost: list[OperationLost] = []
+        service.system.events.subscribe(lost.append, OperationLost)
+        beat()
+        await asyncio.wait_for(_nothing_pending(service), 30)
+        await other.close()
+        beat()
+        await asyncio.wait_for(_nothing_pending(service), 30)
+        assert lost == []
+
+
+async def _nothing_pending(service: ServiceClient) -> None:
+    while service.explain().records:
+        await asyncio.sleep(0)
+
+
+async def test_pauses_of_the_queue_are_in_the_notes_of_the_run(tmp_path: Path) -> None:
+    async with service_in(tmp_path) as service, durable(tmp_path, service) as run:
+        await run_to(run, 1)
+        publish = service.system.events.publish
+        publish(QueuePaused(run.training.model_id, "forward_backward", "paused_capacity", "no room"))
+        publish(QueuePaused("another model", "forward_backward", "paused_capacity", "no room"))
+        publish(QueueResumed(run.training.model_id, 12.0))
+    notes = [(step, kind, text) for _, step, kind, text in read_journal(tmp_path / "run").notes]
+
+    assert notes == [(1, "queue_paused", "paused_capacity: no room"), (1, "queue_resumed", "after 12 s")]
 
 
 def test_what_may_pass_is_told_from_what_will_not() -> None:

@@ -24,6 +24,7 @@ __all__ = ["Lease", "Owner", "owner_of"]
 
 _LOCK, _OWNER = "run.lock", "owner.json"
 
+
 class Owner(msgspec.Struct, frozen=True):
     """Who has a run open.
 

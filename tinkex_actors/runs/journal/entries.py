@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sqlite3
 import zlib
-from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
+import numpy.typing as npt
 
-from tinkex_actors.types import Datum, EncodedTextChunk
+from tinkex_actors.types import Datum, EncodedTextChunk, TensorData
 
 __all__ = [
     "CheckpointState",
@@ -29,7 +29,13 @@ __all__ = [
 
 
 class Entry(Protocol):
-    """Something to write."""
+    """Something to write.
+
+    Attributes:
+        synced: whether it has to outlive the machine, and not only the process, once it is reported as written.
+    """
+
+    synced: ClassVar[bool]
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write it, within a transaction."""
@@ -48,6 +54,8 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True):
         first_step: the first step that this opening does.
         next_seq: the number that the model's next request has.
     """
+
+    synced: ClassVar[bool] = True
 
     epoch: int
     at: str
@@ -71,6 +79,8 @@ class RunOpened(msgspec.Struct, frozen=True, kw_only=True):
 class RunClosed(msgspec.Struct, frozen=True, kw_only=True):
     """The run was closed in order: with ``finished``, ``stopped``, or the name of what ended it."""
 
+    synced: ClassVar[bool] = True
+
     epoch: int
     at: str
     ending: str
@@ -91,6 +101,8 @@ class OperationSent(msgspec.Struct, frozen=True, kw_only=True):
         first_seq: its first number in the model's order; ``count`` of them.
         content: what it carries, told apart by :func:`digest_of` when this is written.
     """
+
+    synced: ClassVar[bool] = False
 
     epoch: int
     number: int
@@ -122,6 +134,8 @@ class OperationSent(msgspec.Struct, frozen=True, kw_only=True):
 class OperationEnded(msgspec.Struct, frozen=True, kw_only=True):
     """A training request ended: ``done`` with its metrics, ``failed`` with the error's text, or ``cancelled``."""
 
+    synced: ClassVar[bool] = False
+
     epoch: int
     number: int
     state: str
@@ -144,6 +158,8 @@ class StepCommitted(msgspec.Struct, frozen=True, kw_only=True):
         cursor: the program's own place in its data, after the step.
     """
 
+    synced: ClassVar[bool] = False
+
     step: int
     epoch: int
     next_seq: int
@@ -162,6 +178,8 @@ class StepCommitted(msgspec.Struct, frozen=True, kw_only=True):
 class StepsWithdrawn(msgspec.Struct, frozen=True, kw_only=True):
     """The model goes back to a checkpoint: the steps from ``first`` on will be done again."""
 
+    synced: ClassVar[bool] = True
+
     first: int
 
     def write(self, connection: sqlite3.Connection) -> None:
@@ -171,6 +189,8 @@ class StepsWithdrawn(msgspec.Struct, frozen=True, kw_only=True):
 
 class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
     """A checkpoint after ``step`` steps is ``kept``, to be ``dropping``, ``dropped``, or found to be ``lost``."""
+
+    synced: ClassVar[bool] = True
 
     path: str
     step: int
@@ -192,6 +212,8 @@ class CheckpointState(msgspec.Struct, frozen=True, kw_only=True):
 class SampleDrawn(msgspec.Struct, frozen=True, kw_only=True):
     """What a step drew, so that it need not draw it twice; ``response`` is the answer as JSON."""
 
+    synced: ClassVar[bool] = False
+
     step: int
     place: int
     digest: str
@@ -204,6 +226,8 @@ class SampleDrawn(msgspec.Struct, frozen=True, kw_only=True):
 
 class Note(msgspec.Struct, frozen=True, kw_only=True):
     """Something for a person to know."""
+
+    synced: ClassVar[bool] = False
 
     at: str
     kind: str
@@ -228,35 +252,49 @@ def _put(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> 
 def digest_of(content: Any) -> str:
     """Return a short text that two different contents rarely share.
 
-    It tells a repeated request from a different one; nothing secret or safe hangs on it. A batch of 64 x 1024 tokens
-    takes some tenths of a millisecond.
+    It tells a repeated request from a different one; nothing secret or safe hangs on it. Of the long tensors of an
+    example some numbers are looked at, so that a batch of 64 x 1024 tokens takes some tenths of a millisecond; all else
+    is looked at as a whole.
     """
-    crc = 0
-    for piece in _pieces(content):
-        crc = zlib.crc32(piece, zlib.crc32(b"\x1f", crc))
-    return f"{crc:08x}"
+    pieces: list[bytes] = []
+    _gather(content, pieces)
+    return f"{zlib.crc32(_SEPARATOR.join(pieces)):08x}"
 
 
-def _pieces(content: Any) -> Iterable[Any]:
-    if isinstance(content, Datum):
-        for chunk in content.model_input.chunks:
-            yield chunk.tokens_np.data if isinstance(chunk, EncodedTextChunk) else repr(chunk).encode()
-        for name, tensor in sorted(content.loss_fn_inputs.items()):
-            yield f"{name} {tensor.shape}".encode()
-            for part in (tensor.values_np, tensor.crow_indices_np, tensor.col_indices_np):
-                if part is not None:
-                    yield part.tobytes()
-    elif isinstance(content, (list, tuple)):
-        for item in content:
-            yield from _pieces(item)
-    elif isinstance(content, bytes):
-        yield content
-    elif isinstance(content, msgspec.Struct):
-        yield repr(content).encode() if not _plain(content) else msgspec.json.encode(content)
-    else:
-        yield repr(content).encode()
+# Numbers of a long tensor, at least, evenly spread.
+_LOOKED_AT = 64
+_SEPARATOR = b"\x1f"
 
 
-def _plain(content: msgspec.Struct) -> bool:
-    kinds: tuple[type, ...] = (str, int, float, bool, type(None), list, dict)
-    return all(isinstance(value, kinds) for value in msgspec.structs.astuple(content))
+def _gather(content: Any, pieces: list[bytes]) -> None:
+    match content:
+        case Datum():
+            for chunk in content.model_input.chunks:
+                if isinstance(chunk, EncodedTextChunk):
+                    _gather_some(chunk.tokens_np, pieces)
+                else:
+                    _gather(chunk, pieces)
+            for name, tensor in content.loss_fn_inputs.items():
+                pieces.append(f"{name} {len(tensor)}".encode())
+                _gather_some(tensor.values_np, pieces)
+                if tensor.is_sparse:
+                    pieces += (tensor.crow_indices_np.tobytes(), tensor.col_indices_np.tobytes())
+        case list() | tuple():
+            for item in content:
+                _gather(item, pieces)
+        case EncodedTextChunk():
+            pieces.append(content.tokens_np.tobytes())
+        case TensorData():
+            pieces.append(f"{content.shape}".encode() + content.to_numpy().tobytes())
+        case msgspec.Struct():
+            # Field by field: their own texts are short, for people.
+            pieces.append(type(content).__name__.encode())
+            _gather(msgspec.structs.astuple(content), pieces)
+        case _:
+            pieces.append(repr(content).encode())
+
+
+def _gather_some(array: npt.NDArray[Any], pieces: list[bytes]) -> None:
+    flat = array.ravel()
+    # From the end, where continuations of the same prompt differ.
+    pieces.append(flat[:: -(1 + flat.size // _LOOKED_AT)].tobytes())

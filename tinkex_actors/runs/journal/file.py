@@ -1,8 +1,10 @@
 """The journal's file: opened, checked, written, copied. Every method blocks; call them on one thread.
 
-What is promised of the disk: WAL, ``synchronous=FULL``. An entry that is reported as written survives the process and
-the machine. What arrives while a write is under way goes into the next transaction together, so there is one sync for
-all of it, and nobody trains more slowly for it: only checkpoints are deleted later than their successors are on disk.
+What is promised of the disk: an entry that is reported as written survives the process, however it ends. Openings and
+checkpoints survive the machine too, with all that was written before them: their transactions are synced
+(``synchronous=FULL``), those of single steps are not (``NORMAL``). After a power cut the last steps' lines may be
+missing; they are done again, or asked for again under their numbers, like any step that was not committed. What arrives
+while a write is under way goes into the next transaction together, and nobody trains more slowly for any of it.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from tinkex_actors.runs.journal.record import Record, read_record
 from tinkex_actors.runs.journal.schema import migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tinkex_actors.runs.journal.entries import Entry
@@ -73,13 +75,13 @@ class JournalFile:
                 (msgspec.json.encode(spec).decode(), datetime.now(UTC).isoformat(), checkpoint_every),
             )
 
-    def write(self, entries: Iterable[Entry]) -> None:
-        """Write entries, all of them or none; they are on disk when this returns.
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Write entries, all of them or none.
 
         Raises:
             RunError: they cannot be written.
         """
-        with self._transaction() as connection:
+        with self._transaction(synced=any(entry.synced for entry in entries)) as connection:
             for entry in entries:
                 entry.write(connection)
 
@@ -104,9 +106,10 @@ class JournalFile:
             self._connection = None
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
         assert self._connection is not None
         try:
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
@@ -178,7 +181,6 @@ def _checked(connection: sqlite3.Connection, path: Path, *, write: bool) -> Reco
     try:
         if write:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(path, found)
