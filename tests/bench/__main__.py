@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("actors", "wire", "client", "engine")
+BENCHES = ("actors", "wire", "client", "sampling", "engine")
 
 
 def main() -> int:

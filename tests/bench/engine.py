@@ -22,6 +22,7 @@ from tinkex_actors.engine.models.catalog import model_names
 
 ROWS, LENGTH = 8, 64
 NEW_TOKENS = 64
+CROWDS = (1, 4, 16)
 
 
 def a_batch(vocabulary: int) -> list[Datum]:
@@ -68,6 +69,48 @@ async def measure(name: str, rounds: int, store: Path) -> list[Row]:
     ]
 
 
+async def crowds(name: str, rounds: int, store: Path) -> list[Row]:
+    """Return tokens per second of requests of one sample each, so many at a time, against the same one by one."""
+    config = msgspec.structs.replace(Config.from_environment(base_url=f"local://{name}"), engine_store=store)
+    params = SamplingParams(max_tokens=NEW_TOKENS, stop=[])
+    prompts = [datum.model_input for datum in a_batch(300)]
+    rates: dict[int, list[float]] = {crowd: [] for crowd in CROWDS}
+    async with ServiceClient(config=config) as service:
+        sampler = await service.create_sampling_client(base_model=name)
+
+        async def asked(number: int) -> int:
+            answer = await sampler.sample(prompts[number % ROWS], 1, params)
+            return len(answer.sequences[0].tokens)
+
+        for round_number in range(rounds + 1):
+            for crowd in CROWDS:
+                began = time.perf_counter()
+                drawn = 0
+                for first in range(0, CROWDS[-1], crowd):
+                    drawn += sum(await asyncio.gather(*map(asked, range(first, first + crowd))))
+                if round_number:
+                    rates[crowd].append(drawn / (time.perf_counter() - began))
+    return [
+        Row(
+            measure=f"{name}: unseeded samples, {crowd} at a time",
+            ours=statistics.median(rates[crowd]),
+            unit="tokens/s",
+            baseline=statistics.median(rates[1]),
+            against="one by one",
+            ratio=statistics.median(ours / base for ours, base in zip(rates[crowd], rates[1], strict=True)),
+            target=target,
+            held=None,
+        )
+        for crowd, target in zip(CROWDS, (None, 1.5, 2.5), strict=True)
+    ]
+
+
+def judged(row: Row) -> Row:
+    """Return the row with its verdict, where something is asked of it."""
+    held = None if row.target is None or row.ratio is None else row.ratio >= row.target
+    return msgspec.structs.replace(row, held=held)
+
+
 def run(quick: bool = False) -> list[Row]:
     """Measure every installed model and return the table."""
     rows: list[Row] = []
@@ -75,6 +118,8 @@ def run(quick: bool = False) -> list[Row]:
         for record in model_names(cache_dir=Config.from_environment().cache_dir):
             if record.installed:
                 rows += asyncio.run(measure(record.name, 2 if quick else 5, Path(folder) / record.name))
+                together = asyncio.run(crowds(record.name, 2 if quick else 5, Path(folder) / f"{record.name}-together"))
+                rows += map(judged, together)
     return rows
 
 

@@ -36,6 +36,8 @@ __all__ = ["Poller", "PollerDesk", "Promise"]
 # Protocol 5.2, `inflight_response_bytes_semaphore_size`.
 _RESPONSE_BYTES = 52_428_800
 _RUNNING = "running on the server"
+# Polls begun in one turn of the loop, so that no turn is a long one.
+_PER_TURN = 32
 
 
 class Promise:
@@ -157,6 +159,7 @@ class Poller(Actor):
         self._desk = desk
         self._link = link
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._more = False
         self._sessions = SessionPolls(desk.sessions, link, lambda work, name: self.task(work, name=name))
 
     async def init(self) -> None:
@@ -175,7 +178,15 @@ class Poller(Actor):
         for request_id in dropped:
             if task := self._tasks.pop(request_id, None):
                 task.cancel()
-        fresh, self._desk.fresh = self._desk.fresh, []
+        if not self._more:
+            self._start_fresh()
+
+    def _start_fresh(self) -> None:
+        self._more = False
+        fresh, self._desk.fresh = self._desk.fresh[:_PER_TURN], self._desk.fresh[_PER_TURN:]
+        if self._desk.fresh:
+            self._more = True
+            self.after(0.0, self._start_fresh)
         for promise in fresh:
             if promise.request_id in self._desk.promises:
                 self._start(promise)

@@ -21,6 +21,8 @@ __all__ = ["Dispatcher"]
 
 _log = Logger("tinkex_actors.sampling")
 
+# Posts begun in one turn of the loop: answers then come as spread as the posts went out, and no turn is a long one.
+_PER_TURN = 8
 # Protocol 5.3, the default of `sample_cancel_max_batch_size`.
 _CANCELS_AT_ONCE = 64
 
@@ -41,6 +43,7 @@ class Dispatcher(Actor):
         self._timer_at: float | None = None
         self._look: Timer | None = None
         self._telling = 0
+        self._more = False
 
     async def init(self) -> None:
         """Post again, under the same numbers, what had no answer yet."""
@@ -70,9 +73,16 @@ class Dispatcher(Actor):
         self._delayed.discard(sample_id)
         self._desk.again(sample_id)
 
+    def _go_on(self) -> None:
+        self._more = False
+        self._perform()
+
     def _perform(self) -> None:
         desk = self._desk
-        due, desk.due = desk.due, []
+        due, desk.due = desk.due[:_PER_TURN], desk.due[_PER_TURN:]
+        if desk.due and not self._more:
+            self._more = True
+            self.after(0.0, self._go_on)
         for sample_id in due:
             if desk.sample(sample_id) is not None:
                 self.task(self._post(sample_id), name="sample")

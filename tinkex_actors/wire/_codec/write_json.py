@@ -51,6 +51,7 @@ def _number(value: Any) -> Any:
 
 
 _encoder = msgspec.json.Encoder(enc_hook=_number)
+_ATOMS = frozenset({str, int, bool, type(None)})
 
 
 def encode_json(
@@ -109,7 +110,8 @@ def _record(value: msgspec.Struct, where: str, form: _Form) -> dict[str, Any]:
             continue
         if form.minimal and not always and _says_nothing(name, item, default, where):
             continue
-        fields[name] = _plain(item, f"{where}.{name}", form)
+        # Most fields are such, and a path that nobody will read need not be made for them.
+        fields[name] = item if type(item) in _ATOMS else _plain(item, f"{where}.{name}", form)
     return fields
 
 
