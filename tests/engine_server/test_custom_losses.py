@@ -183,6 +183,12 @@ def test_a_function_that_is_no_custom_loss_is_refused(
         trace_loss(loss, check_signature(loss, ranks))
 
 
+def custom_request(model_id: str, seq_id: int, data: list[types.Datum], loss_id: str) -> types.ForwardBackwardRequest:
+    config = {"loss_id": loss_id}
+    given = types.ForwardBackwardInput(data=data, loss_fn="custom", loss_fn_config=config)
+    return types.ForwardBackwardRequest(forward_backward_input=given, model_id=model_id, seq_id=seq_id)
+
+
 async def test_an_uploaded_loss_trains_as_the_same_loss_of_the_server_does(tmp_path: Path) -> None:
     async with local_engine(tmp_path) as client:
         session_id = await client.session()
@@ -193,8 +199,7 @@ async def test_an_uploaded_loss_trains_as_the_same_loss_of_the_server_does(tmp_p
         model_id = await client.model(session_id=session_id)
         data = batch()
         tokens = [len(datum.loss_fn_inputs["target_tokens"]) for datum in data]
-        uploaded = pass_request(model_id, 1, data, loss_fn="custom", loss_fn_config={"loss_id": loss_id})
-        found = await client.do("forward_backward", uploaded)
+        found = await client.do("forward_backward", custom_request(model_id, 1, data, loss_id))
         own = [
             types.Datum(
                 datum.model_input,
@@ -212,7 +217,4 @@ async def test_an_uploaded_loss_trains_as_the_same_loss_of_the_server_does(tmp_p
         for one, other in zip(found.loss_fn_outputs, wanted.loss_fn_outputs, strict=True):
             np.testing.assert_allclose(one["logprobs"].to_numpy(), other["logprobs"].to_numpy(), atol=1e-5)
         with pytest.raises(RequestFailedError, match=r"no loss 'nope' in this session; it has .*:loss:0"):
-            await client.do(
-                "forward_backward",
-                pass_request(model_id, 3, data, loss_fn="custom", loss_fn_config={"loss_id": "nope"}),
-            )
+            await client.do("forward_backward", custom_request(model_id, 3, data, "nope"))

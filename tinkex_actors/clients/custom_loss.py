@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from tinkex_actors.actors.sequencer import SequencerDesk
+from tinkex_actors.clients.custom_loss_handle import LossHandle
+from tinkex_actors.clients.regularizers import with_results
 from tinkex_actors.errors import ConfigError, InputError, LossError, RemoteWireError, TinkexError
 from tinkex_actors.machines.combining import combine
 from tinkex_actors.types import Datum, ForwardBackwardOutput, TensorData
@@ -37,6 +39,10 @@ def forward_backward_custom(
     """Begin both passes; see ``TrainingClient.forward_backward_custom``."""
     core = client._use()
     batch = _checked(data, loss_fn, loss_type_input)
+    if isinstance(loss_fn, LossHandle):
+        loss_fn.check(batch, core.session.session_id)
+        if loss_fn.loss_id is not None:
+            return client.forward_backward(batch, "custom", {"loss_id": loss_fn.loss_id})
     forward_data = [_linear(datum, None) for datum in batch]
     parts = client._parts(forward_data)
     chunks = client._chunks("forward", forward_data, parts, "cross_entropy", None, forward_only=True)
@@ -100,6 +106,9 @@ class _Passage:
     async def _evaluate(self, logprobs: list[Any]) -> Evaluation:
         config = self._core.config
         name = _name(self._loss_fn)
+        if getattr(self._loss_fn, "asynchronous", ()):
+            self._backward.future.waits_for(f"the asynchronous regularizers of {name}")
+            self._loss_fn = await with_results(self._loss_fn, self._batch, logprobs)
         since = self._core.loop.time()
         self._backward.future.waits_for(lambda: f"computing loss {name} for {self._core.loop.time() - since:.1f} s")
 

@@ -14,6 +14,7 @@ from tinkex_actors.clients.creation import (
     create_sampler,
     create_sampler_of_handle,
 )
+from tinkex_actors.clients.custom_loss_handle import create_custom_loss
 from tinkex_actors.clients.recovery import WatchedRun
 from tinkex_actors.clients.rest import AdminClient, RestClient
 from tinkex_actors.clients.sampling import SamplerHandle
@@ -24,10 +25,11 @@ from tinkex_actors.machines.recovery import RecoveryPolicy
 from tinkex_actors.types import LoraConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import TracebackType
 
     from tinkex_actors.actors.explanation import Explanation
+    from tinkex_actors.clients.custom_loss_handle import LossHandle
     from tinkex_actors.clients.sampling import SamplingClient
     from tinkex_actors.clients.training import TrainingClient
     from tinkex_actors.config import RetryConfig
@@ -251,6 +253,34 @@ class ServiceClient:
         return RestClient(self._use()).copy_weights(
             path, ttl_seconds=ttl_seconds, weights_access_token=weights_access_token
         )
+
+    def create_custom_loss(self, fn: Callable[..., Any], input_ranks: Mapping[str, int]) -> ApiFuture[LossHandle]:
+        """Make a loss that the server computes, from a JAX function of one datum.
+
+        ::
+
+            def clipped(logprobs, weights):
+                return -(jnp.maximum(logprobs, -5.0) * weights).sum(), {"custom/low:sum": (logprobs < -5.0).sum()}
+
+            handle = await service.create_custom_loss(clipped, {"logprobs": 1, "weights": 1})
+            await training.forward_backward_custom(data, handle)
+
+        The function is traced to the server's graph format (protocol 6.8) and uploaded; a batch then takes one request
+        and no forward pass of its own. Where the server runs no uploaded losses, or the function does something that
+        the format has no operation for, the handle runs the function here instead, with the same result; one warning
+        (``loss.on_the_client``) and ``handle.why`` say so.
+
+        Args:
+            fn: ``fn(logprobs, ...) -> (loss, metrics)``: a scalar, and scalars named ``custom/NAME:sum`` or
+                ``custom/NAME:mean``, which are summed and averaged over data; losses are summed. Its other parameters
+                are called as in ``loss_fn_inputs``; at most 16 in all, without defaults.
+            input_ranks: for each parameter 0 for a scalar, 1 for ``[T]``, 2 for ``[T, K]``.
+
+        Raises:
+            InputError: (awaited) parameters, ranks, result or metrics that are not as said, or the same loss twice.
+            ConfigError: JAX is not installed.
+        """
+        return create_custom_loss(self._use(), fn, input_ranks)
 
     def get_server_capabilities(self) -> ApiFuture[GetServerCapabilitiesResponse]:
         """The models the server has."""

@@ -51,11 +51,13 @@ class SessionDesk(Desk):
         "flags",
         "joins",
         "key",
+        "loss_numbers",
         "model_numbers",
         "pulse",
         "refreshes",
         "sampling_numbers",
         "session_id",
+        "uploaded_losses",
         "user_metadata",
     )
 
@@ -77,9 +79,12 @@ class SessionDesk(Desk):
         self.dynamic = ClientDynamicConfigResponse()
         self.pulse = heartbeat.Heartbeat()
         self.refreshes = False
-        # The numbers of models and of sampling sessions, taken at the call (protocol 1.7.10, 1.7.19).
+        # The numbers of models, sampling sessions and losses, taken at the call (protocol 1.7.10, 1.7.18, 1.7.19).
         self.model_numbers = itertools.count()
         self.sampling_numbers = itertools.count()
+        self.loss_numbers = itertools.count()
+        # Digests of the losses that were made, and what they are called: a session takes each once (protocol 6.8).
+        self.uploaded_losses: dict[str, str] = {}
         if joins is not None:
             self.count_far_from_others()
         # Stable over attempts and incarnations, so that a repeated create_session can be told from a second one.
@@ -93,6 +98,7 @@ class SessionDesk(Desk):
         first = _far_from_others()
         self.model_numbers = itertools.count(first)
         self.sampling_numbers = itertools.count(first)
+        self.loss_numbers = itertools.count(first)
 
     @property
     def wanted(self) -> bool:

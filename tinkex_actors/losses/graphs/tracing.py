@@ -82,7 +82,7 @@ def trace_loss(fn: Callable[..., Any], inputs: list[CustomLossInput]) -> CustomL
     name = getattr(fn, "__name__", type(fn).__name__)
     tokens, choices = export.symbolic_shape("t, k")
     shapes = {0: (), 1: (tokens,), 2: (tokens, choices)}
-    arguments = [jax.ShapeDtypeStruct(shapes[one.rank], jnp.float32) for one in inputs]
+    arguments: list[Any] = [jax.ShapeDtypeStruct(shapes[one.rank], jnp.float32) for one in inputs]  # type: ignore[no-untyped-call]
     metrics: list[str] = []
 
     def outputs(*arrays: Any) -> list[Any]:
