@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tests.plugins.counting_server import datum
-from tinkex_actors import AdamParams, Config, GoneError, OutcomeUnknownError, ServiceClient
+from tinkex_actors import AdamParams, Config, GoneError, OutcomeUnknownError, ServiceClient, TinkexError
 from tinkex_actors.testing.model_server import Faults, ModelServer
 from tinkex_actors.types import ClientConfigResponse
 
@@ -182,7 +182,7 @@ async def outcome(awaitable: Awaitable[Any]) -> BaseException | None:
     """Wait for a call, and return what it raised."""
     try:
         await awaitable
-    except Exception as error:
+    except TinkexError as error:
         return error
     return None
 
