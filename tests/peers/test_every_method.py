@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,19 @@ import numpy as np
 import pytest
 
 from tests.plugins.model_folder import model_config, write_model
-from tinkex_actors import AdamParams, Config, Datum, ModelInput, SamplingParams, ServiceClient, TensorData
+from tinkex_actors import (
+    AdamParams,
+    AdminClient,
+    Config,
+    Datum,
+    ModelInput,
+    RestClient,
+    SamplingParams,
+    ServiceClient,
+    SessionSearchRequest,
+    TensorData,
+)
+from tinkex_actors.types import Checkpoint
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(240)]
 
@@ -166,6 +179,65 @@ async def test_our_client_gets_equal_results(server: str, story: dict[str, Any])
         assert [weights.lora_rank, weights.is_lora, weights.train_mlp, weights.train_attn] == story["weights"]
         listed = await rest.list_checkpoints(training.model_id)
         assert sorted(entry.checkpoint_id for entry in listed.checkpoints) == ["sampler_weights/s", "weights/a"]
+
+
+async def test_our_client_sees_and_changes_the_same(server: str, story: dict[str, Any], tmp_path: Path) -> None:
+    config = Config.from_environment(base_url=server, api_key="tml-local")
+    async with ServiceClient(config=config) as service:
+        rest, admin = service.create_rest_client(), service.create_admin_client()
+        # What the SDK has left there.
+        assert [model.model_name for model in (await rest.get_server_capabilities()).supported_models] == [BASE]
+        (found,) = await rest.iter_session_search(SessionSearchRequest(display_name="every METHOD")).collect()
+        session = await rest.get_session(found.session_id)
+        assert [session.display_name, len(session.training_run_ids)] == story["session"]
+        assert found.session_id in [session_id async for session_id in rest.iter_sessions(page_size=1)]
+        runs = await rest.iter_training_runs(project_id="project", page_size=4).collect()
+        assert len(runs) == story["project"]
+        assert (await rest.get_training_run(runs[0].training_run_id)).lora_rank == story["run"]
+        assert "/api/v1/files/" in await rest.export_session_trace(found.session_id)
+        await service.create_sampling_client(base_model=BASE)
+        (sampler_id,) = (await rest.get_session(service.session_id)).sampler_ids
+        assert (await rest.get_sampler(sampler_id)).base_model == BASE
+        assert (await rest.whoami()).user_urn == story["whoami"]
+        # The same changes, with the same effects.
+        training = await service.create_lora_training_client(BASE, rank=4, seed=1)
+        saved = (await training.save_state("b")).path
+        external = (await training.save_weights_external("x")).path
+        assert sorted((await rest.get_external_weights_urls(external)).urls) == story["external"]
+        await rest.publish_checkpoint_from_tinker_path(saved)
+        assert (await listed(rest, saved)).public
+        await rest.unpublish_checkpoint_from_tinker_path(saved)
+        assert not (await listed(rest, saved)).public
+        await rest.set_checkpoint_ttl_from_tinker_path(saved, 3600)
+        assert (await listed(rest, saved)).expires_at is not None
+        await rest.set_checkpoint_ttl_from_tinker_path(saved, None)
+        assert (await listed(rest, saved)).expires_at is None
+        copy = await rest.copy_weights(saved, "other")
+        assert copy.split("/")[2] != saved.split("/")[2]
+        assert await rest.get_weights_info_by_tinker_path(copy) == await rest.get_weights_info_by_tinker_path(saved)
+        await rest.assign_session_project(service.session_id, "ours")
+        assert len((await rest.list_training_runs(project_id="ours")).training_runs) == 1
+        assert (
+            sorted(path.name for path in (await rest.download_checkpoint(external, tmp_path)).iterdir())
+            == (story["external"])
+        )
+        assert any((await rest.download_checkpoint(saved, tmp_path)).glob("*.safetensors"))
+        now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+        assert list((await admin.get_audit_log()).entries) == []
+        assert list((await admin.get_billing_usage(now - timedelta(hours=2), now)).data) == []
+        before = await stored(admin)
+        await rest.delete_checkpoint_from_tinker_path(copy)
+        await rest.delete_checkpoint(training.model_id, "external_weights/x")
+        assert await stored(admin) == before - 2
+
+
+async def listed(rest: RestClient, path: str) -> Checkpoint:
+    return next(entry for entry in await rest.iter_user_checkpoints().collect() if entry.tinker_path == path)
+
+
+async def stored(admin: AdminClient) -> int:
+    usage = await admin.get_current_checkpoint_storage_usage()
+    return sum(item.checkpoint_count for item in usage.data)
 
 
 def as_lists(rows: Any) -> list[Any]:

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 ImageFormat = Literal["png", "jpeg"]
+_INT32: Final = np.dtype(np.int32)
 _INT32_MAX: Final = 2**31 - 1
 
 # The header of a serialized TensorContainer (protocol 2.1).
@@ -56,17 +57,17 @@ class EncodedTextChunk(Tagged, frozen=True, kw_only=True, tag_field="type", tag=
                 f"EncodedTextChunk: tokens must be a flat list of integers, got {array.dtype} of shape "
                 f"{list(array.shape)}. Encode text with a tokenizer first."
             )
-        narrow = array.dtype == np.int32
-        low, high = (int(array.min()), 0 if narrow else int(array.max())) if array.size else (0, 0)
-        if low < 0 or high > _INT32_MAX:
+        narrow = array.dtype == _INT32
+        if array.size and (array.min() < 0 or (not narrow and array.max() > _INT32_MAX)):
             raise InputError(
-                f"EncodedTextChunk: token ids run from {low} to {array.max()}; expected 0 to {_INT32_MAX}. "
+                f"EncodedTextChunk: token ids run from {array.min()} to {array.max()}; expected 0 to {_INT32_MAX}. "
                 "Drop padding and ignore markers from the prompt."
             )
         if type(given) is not list:
             msgspec.structs.force_setattr(self, "tokens", array.tolist())
         # What cannot be written into needs no copy of its own.
-        self.__dict__["tokens_np"] = array.astype(np.int32, copy=not narrow or array.flags.writeable)
+        shared = narrow and not array.flags.writeable
+        self.__dict__["tokens_np"] = array if shared else array.astype(_INT32)
 
     @property
     def length(self) -> int:
@@ -212,6 +213,11 @@ class ModelInput(Record, frozen=True, kw_only=True):
     _made_by: ClassVar[str] = "ModelInput.from_ints"
 
     chunks: list[ModelInputChunk]
+
+    def __post_init__(self) -> None:
+        chunks: object = self.chunks
+        if not (type(chunks) is list and len(chunks) == 1 and type(chunks[0]) is EncodedTextChunk):
+            super().__post_init__()
 
     @classmethod
     def from_ints(cls, tokens: Any) -> ModelInput:
