@@ -497,8 +497,7 @@ async def test_the_session_of_a_living_model_is_kept_alive_and_its_end_disturbs_
 
 
 async def _nothing_pending(service: ServiceClient) -> None:
-    while service.explain().records:
-        await asyncio.sleep(0)
+    await asyncio.gather(*[errand.future.wait() for errand in backbone_of(service).courier.errands.values()])
 
 
 async def test_pauses_of_the_queue_are_in_the_notes_of_the_run(tmp_path: Path) -> None:

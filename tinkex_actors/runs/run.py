@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed
 from tinkex_actors.clients.inside import backbone_of, next_number
-from tinkex_actors.errors import ConfigError, RunError
+from tinkex_actors.errors import ClosedError, ConfigError, RunError
 from tinkex_actors.runs.checkpoints import Checkpoints
 from tinkex_actors.runs.command import own_command
 from tinkex_actors.runs.journal.entries import RunClosed, RunOpened
@@ -294,10 +294,16 @@ class DurableRun:
                 self._unsubscribe()
             if self._keeper is not None:
                 await self._keeper.stop()
-            self._file.close()
+            await self._close_file()
             if self._lease is not None:
                 self._lease.release()
                 self._lease = None
+
+    async def _close_file(self) -> None:
+        try:
+            await self._core.system.blocking(self._file.close, executor=EXECUTOR)
+        except ClosedError:  # the system was stopped under the run
+            self._file.close()
 
     def _opened(self) -> Logbook:
         if self._book is None:
