@@ -69,6 +69,21 @@ def test_padding_changes_nothing(lengths: list[int]) -> None:
     expect_weighted(evaluate(BatchLoss(weighted_padded), data, rows), data, rows)
 
 
+def test_only_what_a_loss_reads_is_laid_out() -> None:
+    seen: list[set[str]] = []
+
+    def looks(inputs: Any, logprobs: Any, mask: Any) -> tuple[Any, dict[str, Any]]:
+        seen.append(set(dict.keys(inputs)))
+        extra = inputs.get("bonus", 0.0)
+        return (inputs["weights"] * logprobs * mask).sum() + 0 * extra, {}
+
+    data, rows = a_batch(3, 4)
+    evaluate(BatchLoss(looks), data, rows)
+
+    assert seen[-1] == {"weights"}
+    assert seen[0] == {"target_tokens", "weights"}
+
+
 def test_two_hundred_ragged_batches_compile_a_handful_of_programs() -> None:
     rng = np.random.default_rng(0)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,9 @@ __all__ = ["BatchFunction", "BatchLoss"]
 BatchFunction = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, Mapping[str, Any]]]
 
 _log = Logger("tinkex_actors.losses")
+
+# A padded shape for looking at a loss, without computing: even groups of up to 8 divide it.
+_SMALL = 840
 
 
 class BatchLoss:
@@ -89,7 +92,9 @@ class BatchLoss:
             LossError: an input or a metric that is not as it must be.
         """
         check_logprobs(data, logprobs)
-        shape, inputs, mask = self.pack(data, [row.shape for row in logprobs])
+        shapes = [row.shape for row in logprobs]
+        read = self._program.reads(self.name, self._examples(data), len(shapes[0]))
+        shape, inputs, mask = self.pack(data, shapes, read)
         padded = pad_rows(logprobs, shape)
         (value, metrics), gradient = self._program.run(self.name, padded, inputs, mask)
         host = np.asarray(gradient)
@@ -136,13 +141,14 @@ class BatchLoss:
         return f"<BatchLoss {self.name}, {self.compiled} programs>"
 
     def pack(
-        self, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]]
+        self, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]], names: Iterable[str] | None = None
     ) -> tuple[tuple[int, int], dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
         """Return the padded ``(B, T)`` of a batch, its inputs at that size, and the mask of what is no padding.
 
         Args:
             data: the batch.
             shapes: of each datum's logprobs.
+            names: the inputs to lay out; all that every datum has where None.
 
         Raises:
             ShapeMismatchError: another number of shapes than of data, or no whole groups.
@@ -160,14 +166,15 @@ class BatchLoss:
             )
         rows, length = bucket_shape(len(shapes), max(shape[0] for shape in shapes))
         rows += -rows % self.rows_per_group
-        inputs = {name: _gather(name, data, shapes, (rows, length)) for name in self._names(data)}
+        inputs = {
+            name: _gather(name, data, shapes, (rows, length)) for name in (_names(data) if names is None else names)
+        }
         return (rows, length), inputs, _mask(shapes, (rows, length))
 
-    def _names(self, data: Sequence[Datum]) -> list[str]:
-        names = set(data[0].loss_fn_inputs)
-        for datum in data:
-            names &= datum.loss_fn_inputs.keys()
-        return sorted(names)
+    def _examples(self, data: Sequence[Datum]) -> dict[str, tuple[int, Any]]:
+        """Return rank and dtype of each input that every datum has."""
+        first = data[0].loss_fn_inputs
+        return {name: (len(first[name].shape), first[name].values_np.dtype) for name in _names(data)}
 
 
 class _Program:
@@ -177,6 +184,39 @@ class _Program:
         self.shapes = ShapeCount()
         self._fn = fn
         self._compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True), static_argnums=3)
+        self._reads: dict[Hashable, tuple[str, ...]] = {}
+
+    def reads(self, name: str, examples: Mapping[str, tuple[int, Any]], rank: int) -> tuple[str, ...]:
+        """Return which inputs the function looks at, found by tracing it once on a small shape.
+
+        Args:
+            name: the loss, for messages.
+            examples: rank and dtype of each input that there is.
+            rank: dimensions of the logprobs of a datum.
+        """
+        key = (tuple(examples), rank)
+        if (known := self._reads.get(key)) is not None:
+            return known
+
+        def shaped(rank: int, dtype: Any) -> jax.ShapeDtypeStruct:
+            kept = np.int32 if dtype == np.int64 else dtype
+            return jax.ShapeDtypeStruct((_SMALL, _SMALL, 1)[: rank + 1], kept)  # type: ignore[no-untyped-call]
+
+        shapes = {key: shaped(*example) for key, example in examples.items()}
+        read: set[str] = set()
+
+        def trace(logprobs: jax.Array, arrays: dict[str, jax.Array], mask: jax.Array) -> None:
+            inputs = _Inputs(name, arrays)
+            self._fn(inputs, logprobs, mask)
+            read.update(inputs.read)
+
+        try:
+            jax.eval_shape(trace, shaped(rank, np.float32), shapes, shaped(rank, np.bool_))
+        except Exception:
+            # Of another length than the targets, or wrong: the real run shows, with everything there.
+            return tuple(examples)
+        self._reads[key] = tuple(sorted(read & examples.keys()))
+        return self._reads[key]
 
     def run(
         self, name: str, padded: npt.NDArray[Any], inputs: Mapping[str, npt.NDArray[Any]], mask: npt.NDArray[np.bool_]
@@ -213,12 +253,52 @@ class _Inputs(dict[str, Any]):
     def __init__(self, loss: str, inputs: Mapping[str, Any]) -> None:
         super().__init__(inputs)
         self._loss = loss
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        self.read.add(str(name))
+        return super().__contains__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        self.read.update(super().keys())
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return an input, or ``default`` where there is none."""
+        self.read.add(name)
+        return super().get(name, default)
+
+    def keys(self) -> Any:
+        """Return the names."""
+        self.read.update(super().keys())
+        return super().keys()
+
+    def values(self) -> Any:
+        """Return the arrays."""
+        self.read.update(super().keys())
+        return super().values()
+
+    def items(self) -> Any:
+        """Return names and arrays."""
+        self.read.update(super().keys())
+        return super().items()
 
     def __missing__(self, name: str) -> Any:
         raise LossError(
             f"{self._loss} reads loss_fn_inputs[{name!r}], which not every datum of the batch has; all have "
-            f"{', '.join(sorted(self)) or 'nothing'}. Add it to each datum, or look with inputs.get({name!r})."
+            f"{', '.join(sorted(dict.keys(self))) or 'nothing'}. Add it to each datum, or use inputs.get({name!r})."
         )
+
+
+def _names(data: Sequence[Datum]) -> list[str]:
+    names = set(data[0].loss_fn_inputs)
+    for datum in data:
+        names &= datum.loss_fn_inputs.keys()
+    return sorted(names)
 
 
 def _gather(

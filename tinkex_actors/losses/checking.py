@@ -117,7 +117,8 @@ class _Check:
             return CheckReport(name, 0, (text,))
         places = self._places(found, tokens)
         scale = max((float(np.abs(row).max()) for row in found.gradients if row.size), default=0.0)
-        wrong = [text for place in places if (text := self._compare(found, place, scale)) is not None]
+        compared = [self._compare(found, place, scale) for place in places]
+        wrong = [text for text in compared if text is not None]
         self._problems += wrong[:_SHOWN]
         if len(wrong) > _SHOWN:
             self._problems.append(f"and {len(wrong) - _SHOWN} more tokens")

@@ -47,6 +47,10 @@ def pad_rows(rows: Sequence[npt.NDArray[Any]], shape: tuple[int, int]) -> npt.ND
     """
     widths = () if rows[0].ndim == 1 else (_bucket(max(row.shape[1] for row in rows), 1, 2),)
     padded = np.zeros((*shape, *widths), rows[0].dtype)
+    if not widths:
+        for place, row in enumerate(rows):
+            padded[place, : len(row)] = row
+        return padded
     for place, row in enumerate(rows):
         cell: tuple[Any, ...] = (place, *map(slice, row.shape))
         padded[cell] = row
