@@ -27,6 +27,7 @@ EXAMPLES = {
     "examples/00_ten_lines.py": "tests/contracts/test_docs_run.py",
     "examples/01_first_fine_tune.py": "tests/cli/test_demo.py",
     "examples/02_durable_run.py": "tests/runs/test_example.py",
+    "examples/03_regularizers.py": "tests/losses/test_regularizers_example.py",
     "examples/04_crawler.py": "tests/runtime/test_crawler_example.py",
 }
 

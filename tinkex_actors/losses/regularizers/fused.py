@@ -53,7 +53,7 @@ class FusedTerms:
         shape, inputs, mask = self._base.pack(data, [row.shape for row in logprobs])
         padded = pad_rows(logprobs, shape)
         for spec in self._specs:
-            self._check_field(spec.fn, data, inputs, padded)
+            self._check_field(spec.fn, data, inputs, logprobs)
         found = self._program(padded, inputs, mask, np.asarray(weights, padded.dtype))
         values, metrics, norms, total_norm, gradient = jax.device_get(found)
         rows = [
@@ -69,7 +69,7 @@ class FusedTerms:
         regularizer: Regularizer,
         data: Sequence[Datum],
         inputs: dict[str, npt.NDArray[Any]],
-        padded: npt.NDArray[Any],
+        logprobs: Sequence[npt.NDArray[Any]],
     ) -> None:
         field = regularizer.field
         if field is None:
@@ -77,11 +77,13 @@ class FusedTerms:
         if field not in inputs:
             # Says which datum lacks it.
             regularizer.read(data, [None] * len(data), jnp.empty(0))
-        if inputs[field].shape != padded.shape:
-            raise ShapeMismatchError(
-                f"{type(regularizer).__name__}: loss_fn_inputs[{field!r}] is not one number for each logprob in every "
-                "datum. Make it as long as target_tokens."
-            )
+        for index, (datum, row) in enumerate(zip(data, logprobs, strict=True)):
+            shape = tuple(datum.loss_fn_inputs[field].shape)
+            if shape != row.shape:
+                raise ShapeMismatchError(
+                    f"{type(regularizer).__name__}: datum {index}: loss_fn_inputs[{field!r}] has shape {shape}, "
+                    f"logprobs have {row.shape}; expected one number for each logprob."
+                )
 
     def _traced(self, padded: Any, inputs: dict[str, Any], mask: Any, weights: Any) -> Any:
         flat = (-1, *padded.shape[2:])
