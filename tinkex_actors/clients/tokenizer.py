@@ -6,6 +6,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from tinkex_actors.errors import ConfigError
+from tinkex_actors.tokenizers.hub import hub_name, hub_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +25,7 @@ async def load_tokenizer(system: ActorSystem, config: Config, base_model: str, t
     """Load a tokenizer off the loop.
 
     A name is looked up in the entry-point group ``tinkex_actors.tokenizers``, whose members are called with the cache
-    folder.
+    folder; then, if it has a slash, on the Hugging Face hub, whose files are kept in the cache folder.
 
     Args:
         system: its executors do the loading.
@@ -33,13 +34,16 @@ async def load_tokenizer(system: ActorSystem, config: Config, base_model: str, t
         tokenizer_id: the server's name for the tokenizer, which goes first.
 
     Raises:
-        ConfigError: no tokenizer of that name is installed.
+        ConfigError: no tokenizer of that name is installed or can be fetched.
     """
     names = [name.partition(":")[0] for name in (tokenizer_id, base_model) if name]
     for name in names:
         for point in entry_points(group=ENTRY_POINT_GROUP, name=name):
             load = cast("Callable[[Path], Tokenizer]", point.load())
             return await system.blocking(load, config.cache_dir, executor="tokenizers")
+    on_hub = hub_name(base_model, tokenizer_id)
+    if "/" in on_hub:
+        return await system.blocking(hub_tokenizer, on_hub, config.cache_dir, executor="tokenizers")
     known = ", ".join(sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP)))
     raise ConfigError(
         f"No tokenizer is installed for {' or '.join(names)}; known: {known}. Encode with the model's own "
