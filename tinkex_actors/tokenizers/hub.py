@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tinkex_actors.errors import ConfigError
 from tinkex_actors.tokenizers.folder import FolderTokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["hub_name", "hub_tokenizer"]
 
@@ -57,10 +60,10 @@ def hub_tokenizer(name: str, cache_dir: Path) -> FolderTokenizer:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise ConfigError(
-            f"tokenizer {name}: fetching it needs huggingface_hub, which comes with the tokenizers package. Install it: "
-            "pip install 'tinkex-actors[local]'."
+            f"tokenizer {name}: fetching it needs huggingface_hub, which comes with the tokenizers package. Install "
+            "both: pip install 'tinkex-actors[local]'."
         ) from error
-    fetch = partial(
+    fetch: Callable[..., Any] = partial(
         snapshot_download,
         name,
         revision=_REVISIONS.get(name),
