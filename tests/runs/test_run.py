@@ -439,6 +439,23 @@ async def test_a_living_model_is_left_alone_where_it_is_asked_for(tmp_path: Path
     assert [row.optim_metrics["optim_steps:max"] for row in rows if row.optim_metrics] == [1, 2, 3, 4, 5, 6]
 
 
+async def test_requests_that_the_run_knows_nothing_of_lead_back_to_a_checkpoint(tmp_path: Path) -> None:
+    async with over_http(tmp_path / "store", EngineOptions()) as url:
+        async with left_alive(url) as service:
+            with suppress(Stop):
+                async with durable(tmp_path, service) as run:
+                    async for step in run.steps(6, checkpoint_every=2):
+                        if step.index == 3:
+                            await run.training.save_state("mine")
+                            await step.forward_backward([example(3)], "cross_entropy")
+                            raise Stop
+                        await do(step)
+        run, done = await go_on(tmp_path, url, 6)
+
+    assert run.way == "restored"
+    assert done == [2, 3, 4, 5]
+
+
 async def test_other_checkpoint_intervals_lead_back_to_a_checkpoint(tmp_path: Path) -> None:
     """The numbers of what was sent cannot be met again, so nothing is sent under them."""
     async with over_http(tmp_path / "store", EngineOptions()) as url:

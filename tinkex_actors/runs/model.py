@@ -48,7 +48,12 @@ async def attach(book: Logbook, record: Record, *, allowed: bool) -> TrainingCli
     if not record.openings:
         return None
     last, core = record.openings[-1], book.core
-    if last.ending == "diverged" or last.base_url != core.config.shown_url or _tried_in_vain(record):
+    if (
+        last.ending == "diverged"
+        or last.base_url != core.config.shown_url
+        or _tried_in_vain(record)
+        or _has_gaps(record)
+    ):
         return None
     if (desk := core.tree.trainer(last.model_id)) is not None:
         # The same service has it. What it did behind the last commit cannot be sent again by the same client.
@@ -66,6 +71,16 @@ async def attach(book: Logbook, record: Record, *, allowed: bool) -> TrainingCli
         return None
     book.repeats = {row.first_seq: row for row in record.sent}
     return training
+
+
+def _has_gaps(record: Record) -> bool:
+    """Whether the program has used numbers that the journal does not know, so that later ones cannot be met again."""
+    expected = record.next_seq
+    for first, count in sorted({(row.first_seq, row.count) for row in record.sent}):
+        if first != expected:
+            return True
+        expected = first + count
+    return False
 
 
 def _tried_in_vain(record: Record) -> bool:
