@@ -141,13 +141,13 @@ async def test_cancelling_a_batch_gives_up_what_is_under_way_and_keeps_what_has_
 class Streamer(ModelServer):
     """Streams three tokens, in pieces of seven bytes."""
 
-    refuse: int | None = None
+    refusal: int | None = None
     break_off = False
 
     async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
         self.asked = request
-        if self.refuse is not None:
-            raise NotFoundError("no such endpoint", status_code=self.refuse)
+        if self.refusal is not None:
+            raise NotFoundError("no such endpoint", status_code=self.refusal)
         text = b"".join(
             encode_chunk(SampleStreamChunk(token=f"t{n}", token_id=n, index=0, logprob=-0.5)) for n in range(3)
         )
@@ -192,12 +192,12 @@ async def test_a_stream_that_fails_on_the_server_raises_after_what_came() -> Non
 @virtual_time()
 async def test_who_cannot_stream_says_so() -> None:
     server = Streamer(random.Random(0))
-    server.refuse = 404
+    server.refusal = 404
     async with ServiceClient(base_url="http://127.0.0.1:1", transport=server) as service:
         sampler = await service.create_sampling_client(base_model="m")
         with pytest.raises(UnsupportedByServerError, match=r"cannot stream samples: it answered 404\. Use sample\(\)"):
             await anext(sampler.sample_stream(PROMPT))
-        server.refuse = 403
+        server.refusal = 403
         with pytest.raises(APIStatusError):
             await anext(sampler.sample_stream(PROMPT))
         with pytest.raises(InputError, match="the prompt is empty"):
