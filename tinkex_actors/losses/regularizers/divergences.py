@@ -11,16 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from tinkex_actors.errors import InputError
-from tinkex_actors.losses.regularizers.base import (
-    Metrics,
-    Reduction,
-    Regularizer,
-    choose,
-    field_rows,
-    measures,
-    reduce_samples,
-    shaped_as,
-)
+from tinkex_actors.losses.regularizers.base import Metrics, Reduction, Regularizer, choose, measures, reduce_samples
+from tinkex_actors.losses.regularizers.reading import field_rows, shaped_as
 
 __all__ = ["Entropy", "JensenShannon", "KLDivergence"]
 

@@ -10,17 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from tinkex_actors.errors import InputError
-from tinkex_actors.losses.regularizers.base import (
-    Metrics,
-    Regularizer,
-    Target,
-    check_target,
-    choose,
-    measures,
-    reduce_samples,
-    safe_norm,
-    target_tensor,
-)
+from tinkex_actors.losses.regularizers.base import Metrics, Regularizer, choose, measures, reduce_samples, safe_norm
+from tinkex_actors.losses.regularizers.reading import Target, check_target, target_tensor
 
 __all__ = ["L1", "L2", "ElasticNet", "OutputMagnitude"]
 

@@ -16,12 +16,11 @@ from tinkex_actors.losses.regularizers.base import (
     Reduction,
     Regularizer,
     choose,
-    field_rows,
     measures,
     reduce_samples,
     safe_norm,
-    shaped_as,
 )
+from tinkex_actors.losses.regularizers.reading import field_rows, shaped_as
 
 __all__ = ["Consistency", "GradientPenalty", "Orthogonality"]
 
