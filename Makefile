@@ -54,7 +54,8 @@ bench: setup ## measure, as ratios against baselines in the same run
 
 soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=7200 tests/runtime tests/testing
-	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors --ignore=tests/actors/test_training_simulation.py
+	@TINKEX_TEST_SEEDS=2000 $(PY) -m pytest -q --timeout=3600 tests/actors --ignore=tests/actors/test_training_simulation.py --ignore=tests/actors/test_sampling_faults.py
+	@TINKEX_TEST_SEEDS=10000 $(PY) -m pytest -q --timeout=14400 tests/actors/test_sampling_faults.py
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=7200 tests/actors/test_training_simulation.py
 	@TINKEX_TEST_SEEDS=100000 $(PY) -m pytest -q --timeout=3600 tests/wire/test_fuzz.py
 	@TINKEX_TEST_SEEDS=10 $(PY) -m pytest -q tests/runs/test_killed.py

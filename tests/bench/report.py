@@ -21,6 +21,7 @@ class Row(msgspec.Struct, kw_only=True):
         ratio: median over rounds of ours / baseline, where there is a baseline.
         loop: the event loop it was measured on, where there is a choice.
         target: of the ratio, or, without a baseline, of the value; None where nothing is asked.
+        at_most: the target is a ceiling; always so where there is no baseline.
         held: whether it was reached; None where nothing is asked or the baseline was not there to measure.
     """
 
@@ -33,6 +34,7 @@ class Row(msgspec.Struct, kw_only=True):
     loop: str = ""
     target: float | None = None
     held: bool | None = None
+    at_most: bool = False
 
 
 def text(title: str, rows: list[Row]) -> str:
@@ -54,7 +56,7 @@ def text(title: str, rows: list[Row]) -> str:
 def _target(row: Row) -> str:
     if row.target is None:
         return ""
-    return f"{'>=' if row.against else '<='} {row.target:g}"
+    return f"{'>=' if row.against and not row.at_most else '<='} {row.target:g}"
 
 
 def _verdict(row: Row) -> str:
