@@ -15,6 +15,7 @@ PUBLIC_PACKAGES = [
     "tinkex_actors",
     "tinkex_actors.config",
     "tinkex_actors.errors",
+    "tinkex_actors.losses",
     "tinkex_actors.events",
     "tinkex_actors.runs",
     "tinkex_actors.runtime",

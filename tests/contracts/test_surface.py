@@ -24,6 +24,7 @@ SERVICE = {
 TRAINING = {
     "forward": ["data", "loss_fn", "loss_fn_config"],
     "forward_backward": ["data", "loss_fn", "loss_fn_config"],
+    "forward_backward_custom": ["data", "loss_fn"],
     "optim_step": ["optim_params"],
     "save_state": ["name", "ttl_seconds", "overwrite", "user_metadata"],
     "load_state": ["path"],

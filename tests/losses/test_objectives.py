@@ -29,6 +29,8 @@ from tinkex_actors.losses import (
 from tinkex_actors.losses.checking import check
 from tinkex_actors.losses.evaluation.evaluate import run_loss
 
+pytestmark = pytest.mark.slow  # each objective is compiled, in 32 and in 64 bits
+
 Rows = list[Any]
 
 LENGTHS = (3, 1, 7, 12)
@@ -130,7 +132,7 @@ def test_an_objective_equals_its_formula(name: str, reduction: str) -> None:
         assert evaluate(make(), data, rows).loss == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "importance_sampling", "ppo", "dro"])
+@pytest.mark.parametrize("name", ["cross_entropy", "importance_sampling", "dro"])
 def test_an_objectives_gradient_agrees_with_differences(name: str) -> None:
     data, rows = a_batch(1)
 
@@ -140,12 +142,8 @@ def test_an_objectives_gradient_agrees_with_differences(name: str) -> None:
 @pytest.mark.parametrize(
     "loss",
     [
-        dpo(),
-        dpo(beta=0.5, label_smoothing=0.1),
-        dpo(length_normalised=True),
-        kl_to_reference(estimator="k1"),
+        dpo(beta=0.5, label_smoothing=0.1, length_normalised=True),
         kl_to_reference(estimator="k2"),
-        kl_to_reference(),
         entropy_bonus(),
         ppo() + 0.1 * kl_to_reference(reduction="sequence_mean"),
     ],
@@ -270,7 +268,7 @@ def test_terms_stay_finite(loss: BatchLoss) -> None:
         assert np.isfinite(evaluate(loss, data, [np.full(length, size) for length in LENGTHS]).loss)
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", ["ppo", "gspo"])
 def test_compiled_equals_not_compiled(name: str) -> None:
     data, rows = a_batch(9)
     loss = SERVERS[name][0]()
@@ -289,7 +287,7 @@ def test_compiled_equals_not_compiled(name: str) -> None:
     seed=st.integers(0, 2**20),
     silent=st.booleans(),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_any_shape_and_any_mask_gives_the_formulas_value(lengths: list[int], seed: int, silent: bool) -> None:
     rng = np.random.default_rng(seed)
     data, rows = a_batch(seed, tuple(lengths))
