@@ -53,6 +53,8 @@ READ: dict[str, tuple[str, str, object]] = {
 
 # An argument that wins over the variable of its field.
 ARGUMENTS: dict[str, Any] = {
+    "loss_device": "cpu",
+    "loss_float64": False,
     "base_url": "local://tiny",
     "api_key": "tml-given",
     "credential_command": "given",
