@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugins.environment", "tests.plugins.live"]
+pytest_plugins = ["tests.plugins.environment", "tests.plugins.live", "tests.plugins.names"]
