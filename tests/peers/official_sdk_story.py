@@ -85,7 +85,7 @@ def main(url: str) -> dict[str, Any]:
         found["by_path"] = list(again.sequences[0].tokens)
 
         try:
-            training.forward_backward(data, "gspo").result(WAIT)
+            training.forward_backward(data, "stable_reinforce").result(WAIT)
         except tinker.RequestFailedError as error:
             found["refused"] = [str(error.category), str(error)]
 

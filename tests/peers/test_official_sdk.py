@@ -92,7 +92,7 @@ def test_it_samples_what_was_trained(story: dict[str, Any]) -> None:
 def test_it_is_told_what_it_did_wrong(story: dict[str, Any]) -> None:
     category, said = story["refused"]
     assert "user" in category.lower()
-    assert "'gspo' is not supported" in said
+    assert "'stable_reinforce' is not supported" in said
 
 
 def test_it_lists_and_deletes(story: dict[str, Any]) -> None:

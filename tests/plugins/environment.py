@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -23,3 +25,18 @@ def _clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         patch.setenv("TINKEX_ENGINE_STORE", str(tmp_path_factory.mktemp("engine-store")))
         patch.setenv("TINKEX_STATE_DIR", str(tmp_path_factory.mktemp("state")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_nobody_set_them() -> Iterator[None]:
+    """Take back what a test, or a command that it ran, has set for the whole process's logs."""
+    yield
+    structlog = sys.modules.get("structlog")
+    if structlog is not None and structlog.is_configured():
+        structlog.reset_defaults()
+    branch = logging.getLogger("tinkex_actors")
+    if branch.handlers or branch.level:
+        branch.handlers.clear()
+        for name, logger in logging.root.manager.loggerDict.items():
+            if name.startswith("tinkex_actors") and isinstance(logger, logging.Logger):
+                logger.setLevel(logging.NOTSET)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import threading
 from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
@@ -288,7 +289,9 @@ class ApiFuture(Awaitable[T], Generic[T]):
 
     def __del__(self) -> None:
         if self._state == _FAILED and not self._retrieved and self._on_lost is not None:
-            self._on_lost(self)
+            # Wherever the collector happens to run: a logger of the program's that fails is not that code's business.
+            with contextlib.suppress(Exception):
+                self._on_lost(self)
 
     def __repr__(self) -> str:
         state = ("pending", "resolved", "failed", "cancelled")[self._state]
