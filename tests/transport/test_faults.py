@@ -106,7 +106,8 @@ async def outcome(seed: int) -> str:
         began = loop.time()
         found = await one(transport, chance)
         await transport.close()
-    assert loop.time() - began < 3.0, f"seed {seed} held on for too long"
+    # 0.2 s each way; the rest is for a machine that is busy with something else.
+    assert loop.time() - began < 20.0, f"seed {seed} held on for too long"
     return found
 
 

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 
     import aiohttp
     from aiohttp.client import _RequestContextManager
+    from multidict import CIMultiDictProxy
     from yarl import URL
 
     from tinkex_actors.config import Config
+    from tinkex_actors.transport._lane import Lane
     from tinkex_actors.wire.exchange import Request
 
 __all__ = ["HttpTransport"]
@@ -62,6 +64,7 @@ class HttpTransport:
         self._limits = pool_limits(config)
         self._budget = config.max_response_bytes
         self._sessions: dict[str, aiohttp.ClientSession] = {}
+        self._lanes: dict[str, Lane] = {}
         self._left: list[aiohttp.ClientSession] = []
         self._under_way: dict[str, int] = {}
         self._urls: dict[str, URL] = {}
@@ -86,6 +89,8 @@ class HttpTransport:
         clock = asyncio.timeout(request.timeout)
         try:
             async with clock:
+                if request.method == "POST" and (lane := self._lanes.get(pool)) is not None:
+                    return await self._post(lane, request)
                 if self._proxy.url is None:
                     return await self._exchange(session, request)
                 return await self._through_proxy(session, request, self._proxy.url)
@@ -152,6 +157,7 @@ class HttpTransport:
         self._closed = True
         sessions, self._sessions = [*self._sessions.values(), *self._left], {}
         self._left.clear()
+        self._lanes.clear()
         for session in sessions:
             await session.close()
 
@@ -165,6 +171,13 @@ class HttpTransport:
                     return await self._read(answer, request)
                 url, headers = self._redirected(str(url), answer.headers["location"], request, headers)
         raise self._words.redirected(request, f"more than {MAX_REDIRECTS} redirects")
+
+    async def _post(self, lane: Lane, request: Request) -> Response:
+        status, found, body = await lane.post(request)
+        if body is None:
+            size = int(found.get("content-length", 0))
+            raise self._words.too_large(request, size if size > self._budget else None)
+        return await self._response(status, found, body, request)
 
     def _begin(
         self, session: aiohttp.ClientSession, request: Request, url: URL | str, headers: dict[str, str]
@@ -189,25 +202,29 @@ class HttpTransport:
         if size is not None and size > self._budget:
             answer.close()
             raise self._words.too_large(request, size)
-        headers = {name.lower(): value for name, value in answer.headers.items()}
-        if size is not None and "content-encoding" not in headers:
+        if size is not None and "content-encoding" not in answer.headers:
             body = await answer.read()
         else:
             body = await self._read_within_budget(answer, request)
-        if answer.status >= 400:
+        return await self._response(answer.status, answer.headers, body, request)
+
+    async def _response(self, status: int, found: CIMultiDictProxy[str], body: bytes, request: Request) -> Response:
+        headers = {name.lower(): value for name, value in found.items()}
+        if status >= 400:
             # By what clock a date in `retry-after` is meant.
             headers.setdefault("date", formatdate(usegmt=True))
-            if answer.status == _PROXY_REFUSED:
-                headers["proxy-authenticate"] = "\n".join(answer.headers.getall("proxy-authenticate", []))
-            if answer.status == 400 and not body:
+            if status == _PROXY_REFUSED:
+                headers["proxy-authenticate"] = "\n".join(found.getall("proxy-authenticate", []))
+            if status == 400 and not body:
                 await self._leave_connections(request.pool)
-        return Response(answer.status, headers, body)
+        return Response(status, headers, body)
 
     async def _leave_connections(self, pool: str) -> None:
         """A proxy's refusal belongs to a connection (protocol 1.5): the next attempt shall have another."""
         if len(self._left) >= _MOST_LEFT:
             return
         old = self._sessions.pop(pool, None)
+        self._lanes.pop(pool, None)
         if old is not None and self._under_way[pool] > 1:
             self._left.append(old)  # others are still being answered there
         elif old is not None:
@@ -296,6 +313,13 @@ class HttpTransport:
         if self._closed:
             raise ClosedError(f"The transport to {self._words.shown_url} is closed. Make a new ServiceClient.")
         session = self._sessions[pool] = self._open(self._limits.get(pool, self._limits["train"]))
+        if pool != _REDIRECTING_POOL and self._proxy.url is None:
+            from tinkex_actors.transport import _lane
+
+            if _lane.usable(self._base_url):
+                self._lanes[pool] = _lane.Lane(
+                    session, self._base_url, budget_bytes=self._budget, buffer_bytes=_READ_CHUNK_BYTES
+                )
         return session
 
     def _open(self, limit: int) -> aiohttp.ClientSession:

@@ -34,8 +34,8 @@ __all__ = ["Carrier"]
 _KEY = "X-API-Key"
 # So many 400s without a body are laid at a proxy's door, less one for each, plus one for each success (protocol 1.5).
 _PROXY_PATIENCE = 16
-# What the codec and the link set for single requests, by the names they use.
-_SET_LATER = ("Accept", "Content-Type", "Content-Encoding", "X-Idempotency-Key")
+# What the codec, the link and the transport set for single requests, by the names they use.
+_SET_LATER = ("Accept", "Accept-Encoding", "Content-Type", "Content-Encoding", "Host", "X-Idempotency-Key")
 _log = Logger("tinkex_actors.http")
 
 
