@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinkex_actors import ClosedError, ConfigError, Datum, LossError, ModelInput, NonFiniteLossError, ShapeMismatchError
-from tinkex_actors.losses import BatchLoss, TorchLoss, evaluate
+from tinkex_actors.losses import BatchLoss, evaluate
 from tinkex_actors.losses.evaluation.buckets import COARSE_CELLS, bucket_shape
 from tinkex_actors.losses.evaluation.fingerprints import fingerprint
 
@@ -310,13 +310,6 @@ def test_a_loss_must_return_a_pair() -> None:
         evaluate("cross_entropy", data, rows)  # type: ignore[arg-type]
 
 
-def test_float_of_a_traced_array_is_answered_with_the_way_out() -> None:
-    data, rows = a_batch(3)
-
-    with pytest.raises(LossError, match=r"Metrics may be arrays.*leave float\(\) out"):
-        evaluate(lambda data, logprobs: (jnp.sum(logprobs[0]), {"x:mean": float(jnp.sum(logprobs[0]))}), data, rows)
-
-
 def test_the_devices_there_are_are_named() -> None:
     data, rows = a_batch(3)
 
@@ -341,12 +334,3 @@ def test_a_loss_that_nobody_waits_for_is_abandoned() -> None:
 
     with pytest.raises(ClosedError, match="weighted was abandoned"):
         evaluate(weighted, data, rows, should_stop=lambda: True)
-
-
-def test_a_torch_loss_needs_torch() -> None:
-    data, rows = a_batch(3)
-    import sys
-
-    if "torch" not in sys.modules:
-        with pytest.raises(LossError, match="torch is not loaded"):
-            evaluate(TorchLoss(lambda data, logprobs: (logprobs[0].sum(), {})), data, rows)

@@ -7,6 +7,8 @@ same bits whenever it is computed. ``BatchLoss`` is the form for large batches a
 
 from __future__ import annotations
 
+import traceback
+import weakref
 from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
@@ -16,10 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.errors import LossError
+from tinkex_actors.losses.evaluation.fingerprints import Snapshot
 from tinkex_actors.losses.evaluation.programs import ProgramCache, ShapeCount
+from tinkex_actors.losses.evaluation.readable import reading
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics, check_value
-from tinkex_actors.losses.evaluation.views import DatumView, NumpyView, inputs_of, unwrap
+from tinkex_actors.losses.evaluation.views import DatumView, inputs_of, unwrap
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import Datum
 
@@ -35,9 +39,17 @@ _COMPILED_ROWS = 128
 
 _NO_GRADIENT = (
     "{name}: the loss does not depend on logprobs in a way that can be differentiated, so there is nothing to learn "
-    "from. Compute it from `logprobs` with jax.numpy; float(), .item(), numpy.asarray() and stop_gradient cut the "
-    "gradient off."
+    "from. Compute it from `logprobs` with jax.numpy; float(), .item(), math.exp(), numpy.asarray() and stop_gradient "
+    "cut the gradient off."
 )
+
+
+# What losses written for torch call, and JAX's arrays do not have.
+_TORCHS_OWN = ("backward", "clamp", "cpu", "detach", "numpy", "requires_grad_", "size", "unsqueeze", "view")
+
+
+class _SideEffect(Exception):
+    """The loss does more than compute; the text says what."""
 
 
 class _Program:
@@ -49,24 +61,31 @@ class _Program:
         self.compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
         self.shapes = ShapeCount()
         self.untraceable = False
-        self.why = ""
-        self.hinted = False
         self.depends = False
 
     def _traced(self, rows: list[jax.Array], inputs: list[dict[str, Any]]) -> tuple[jax.Array, dict[str, Any]]:
         views = [DatumView(of_datum) for of_datum in inputs]
-        return _split(self.name, self.loss(views, rows))
+        before = Snapshot(self.loss)
+        try:
+            result = _split(self.name, self.loss(views, rows))
+            if before.changed():
+                raise _SideEffect("it changes something that it captured, such as a list that it appends to")
+        except Exception:
+            # It was but looked at: what it does beside computing is for the run that counts.
+            before.restore()
+            raise
+        return result
 
-    def hint(self) -> None:
-        """Say once why the loss is slower than it could be."""
-        if self.untraceable and not self.hinted:
-            self.hinted = True
-            _log.warning(
-                "loss.uncompiled",
-                loss=self.name,
-                why=self.why,
-                remedy="it runs all the same, slower: compute with jax.numpy, and branch with jax.numpy.where",
-            )
+    def keep_uncompiled(self, why: str) -> None:
+        """Compile it no more, and say so: it has been seen to run uncompiled only."""
+        self.untraceable = True
+        _log.warning(
+            "loss.uncompiled",
+            loss=self.name,
+            why=why,
+            remedy="it runs all the same, slower: compute with jax.numpy, branch with jax.numpy.where, return arrays "
+            "as metrics instead of float() of them, and change nothing outside the loss",
+        )
 
     def note(self, shapes: Hashable) -> None:
         """Count the programs, and say when there are many."""
@@ -80,6 +99,9 @@ class _Program:
 
 
 _programs = ProgramCache(_Program)
+
+# Losses that change what they captured, such as a list that they append to: compiled, they would do so but once.
+_changing: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Evaluation:
@@ -102,11 +124,13 @@ def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Eval
         (row.shape, row.dtype.str, tuple((name, array.shape) for name, array in of_datum.items()))
         for row, of_datum in zip(logprobs, inputs, strict=True)
     )
-    found = None
-    if not program.untraceable and len(data) <= _COMPILED_ROWS:
-        found = _compiled(program, shapes, inputs, logprobs)
+    found, why = None, ""
+    if not program.untraceable and len(data) <= _COMPILED_ROWS and _code(loss) not in _changing:
+        found, why = _compiled(program, shapes, inputs, logprobs)
     if found is None:
         found = _uncompiled(program, data, logprobs)
+        if why:
+            program.keep_uncompiled(why)
     (value, metrics), gradients = found
     rows = [np.asarray(gradient) for gradient in gradients]
     number = float(value)
@@ -121,49 +145,49 @@ def loss_name(loss: object) -> str:
     return str(getattr(loss, "__qualname__", None) or getattr(loss, "name", None) or type(loss).__name__)
 
 
-def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]], logprobs: Rows) -> Any:
-    """Return the compiled program's result, or None where the loss cannot be traced."""
+def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]], logprobs: Rows) -> tuple[Any, str]:
+    """Return the compiled program's result; or None, and why the loss cannot be compiled."""
     try:
         found = program.compiled(list(logprobs), inputs)
     except LossError:
         raise
     except Exception as error:  # whatever it is: the uncompiled run shows whether the loss itself is wrong
-        program.untraceable = True
-        program.why = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        return None
+        if isinstance(error, _SideEffect):
+            _changing.add(_code(program.loss))
+            return None, str(error)
+        line = str(error).splitlines()[0] if str(error) else ""
+        return None, f"{_place(program.loss, error)}{type(error).__name__}: {line}"
     program.note(shapes)
-    return found
+    return found, ""
+
+
+def _code(loss: Any) -> Any:
+    function = getattr(loss, "__func__", loss)
+    return getattr(function, "__code__", type(loss))
+
+
+def _place(loss: Any, error: BaseException) -> str:
+    """Return the line of the loss's file in which an error came up."""
+    file = getattr(_code(loss), "co_filename", None)
+    lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f"line {lines[-1]}: " if lines else ""
 
 
 def _uncompiled(program: _Program, data: Sequence[Datum], logprobs: Rows) -> Any:
-    def plain(rows: list[jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
+    def loss(rows: list[Any]) -> tuple[Any, dict[str, Any]]:
         return _differentiable(program.name, program.loss(data, rows))
 
-    def for_numpy(rows: list[jax.Array]) -> tuple[jax.Array, dict[str, Any]]:
-        return _differentiable(program.name, program.loss(data, [NumpyView(row) for row in rows]))
-
-    rows = [jnp.asarray(row) for row in logprobs]
     try:
-        found = jax.value_and_grad(plain, has_aux=True)(rows)
-    except (jax.errors.TracerArrayConversionError, jax.errors.ConcretizationTypeError, TypeError) as error:
-        found = _for_numpy(program, for_numpy, rows, error)
-    program.hint()
-    return found
-
-
-def _for_numpy(program: _Program, loss: Any, rows: list[jax.Array], refusal: Exception) -> Any:
-    """Return the result of a loss that computes with numpy, or raise what JAX had to say of it."""
-    try:
-        return jax.value_and_grad(loss, has_aux=True)(rows)
-    except LossError:
+        found = jax.value_and_grad(reading(loss), has_aux=True)([jnp.asarray(row) for row in logprobs])
+    except AttributeError as error:
+        if error.name in _TORCHS_OWN:
+            raise LossError(
+                f"{program.name} calls {error.name}(), which torch's tensors have and JAX's arrays have not. Say that "
+                f"it is a torch loss, losses.TorchLoss({program.name}), or write it with jax.numpy: "
+                "docs/how-to/port-a-torch-loss."
+            ) from error
         raise
-    except Exception as error:
-        if not isinstance(refusal, jax.errors.ConcretizationTypeError):
-            raise refusal from error
-        raise LossError(
-            f"{program.name} takes a number out of an array that the gradient goes through, with float() or the like. "
-            "Metrics may be arrays, and are made numbers afterwards: leave float() out, or use .item()."
-        ) from refusal
+    return found
 
 
 def _split(name: str, result: Any) -> tuple[jax.Array, dict[str, Any]]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.errors import LossError
+from tinkex_actors.losses.evaluation.fingerprints import is_filled
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics, check_value
 from tinkex_actors.types import Datum
@@ -53,7 +54,7 @@ def is_torch_loss(loss: object) -> bool:
     if any("torch" in str(annotation) for annotation in function.__annotations__.values()):
         return True
     used = [function.__globals__.get(name) for name in function.__code__.co_names]
-    used += [cell.cell_contents for cell in function.__closure__ or () if _is_filled(cell)]
+    used += [cell.cell_contents for cell in function.__closure__ or () if is_filled(cell)]
     return any(value is torch or getattr(value, "__module__", "").startswith("torch") for value in used)
 
 
@@ -84,11 +85,3 @@ def evaluate_torch(loss: Function, data: Sequence[Datum], logprobs: Sequence[npt
     number = float(value.detach())
     check_gradients(name, number, gradients, logprobs)
     return Evaluation(number, gradients, check_metrics(name, metrics))
-
-
-def _is_filled(cell: types.CellType) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018
-    except ValueError:
-        return False
-    return True

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from tinkex_actors.losses.evaluation.readable import namesake
 from tinkex_actors.types import Datum
 
 __all__ = ["DatumView", "NeedsNumbers", "NumpyView", "TensorView", "inputs_of", "unwrap"]
@@ -41,18 +42,12 @@ class NumpyView(NDArrayOperatorsMixin):
         return self._array
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Any:
-        namesake = getattr(jnp, ufunc.__name__, None)
-        if method != "__call__":
-            namesake = getattr(namesake, method, None)
-        if namesake is None or options.pop("out", None) is not None:
-            raise TypeError(f"numpy.{ufunc.__name__} has no counterpart in jax.numpy for what was asked")
-        return _wrap(namesake(*unwrap(inputs), **unwrap(options)))
+        if options.pop("out", None) is not None:
+            raise NeedsNumbers(f"numpy.{ufunc.__name__} into an array that there is")
+        return _wrap(namesake(ufunc.__name__, method)(*unwrap(inputs), **unwrap(options)))
 
     def __array_function__(self, func: Any, _types: Any, args: Any, kwargs: Any) -> Any:
-        namesake = getattr(jnp, func.__name__, None)
-        if namesake is None:
-            raise TypeError(f"numpy.{func.__name__} has no counterpart in jax.numpy")
-        return _wrap(namesake(*unwrap(args), **unwrap(kwargs)))
+        return _wrap(namesake(func.__name__)(*unwrap(args), **unwrap(kwargs)))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -72,11 +67,10 @@ class NumpyView(NDArrayOperatorsMixin):
         return map(_wrap, iter(self._array))
 
     def __float__(self) -> float:
-        # Not float(): JAX refuses that of an array that is being differentiated, and not this.
-        return float(self._array.item())
+        return float(self._array)
 
     def __int__(self) -> int:
-        return int(self._array.item())
+        return int(self._array)
 
     def __bool__(self) -> bool:
         return bool(self._array)
