@@ -79,6 +79,9 @@ class _Program:
     def keep_uncompiled(self, why: str) -> None:
         """Compile it no more, and say so: it has been seen to run uncompiled only."""
         self.untraceable = True
+        if _code(self.loss) in _hinted:
+            return
+        _hinted.add(_code(self.loss))
         _log.warning(
             "loss.uncompiled",
             loss=self.name,
@@ -102,6 +105,8 @@ _programs = ProgramCache(_Program)
 
 # Losses that change what they captured, such as a list that they append to: compiled, they would do so but once.
 _changing: weakref.WeakSet[Any] = weakref.WeakSet()
+# Losses that the hint was given for: one made anew for each step is still one.
+_hinted: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Evaluation:

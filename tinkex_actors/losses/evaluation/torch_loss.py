@@ -26,6 +26,9 @@ class TorchLoss:
 
     A function that names the module ``torch``, or a tensor in its annotations, needs no saying.
 
+    Metrics keep whatever names they have, as in the official client; every other kind of loss names them
+    ``name:reduction``.
+
     Args:
         fn: ``fn(data, logprobs) -> (scalar tensor, metrics)`` on float32 CPU tensors, as in the official SDK.
     """
@@ -73,6 +76,8 @@ def evaluate_torch(loss: Function, data: Sequence[Datum], logprobs: Sequence[npt
     if not isinstance(result, tuple) or len(result) != 2:
         raise LossError(f"{name} returned a {type(result).__name__}; expected (loss, metrics).")
     value, metrics = result
+    if getattr(value, "numel", int)() == 1:
+        value = value.sum()  # as torch: one number in any brackets is a scalar
     check_value(name, value)
     if not getattr(value, "requires_grad", False):
         raise LossError(
@@ -84,4 +89,4 @@ def evaluate_torch(loss: Function, data: Sequence[Datum], logprobs: Sequence[npt
     ]
     number = float(value.detach())
     check_gradients(name, number, gradients, logprobs)
-    return Evaluation(number, gradients, check_metrics(name, metrics))
+    return Evaluation(number, gradients, check_metrics(name, metrics, any_name=True))

@@ -107,8 +107,13 @@ def check_gradients(name: str, value: float, gradients: Rows, logprobs: Rows) ->
         )
 
 
-def check_metrics(name: str, metrics: Any) -> dict[str, float]:
+def check_metrics(name: str, metrics: Any, *, any_name: bool = False) -> dict[str, float]:
     """Return a loss's metrics as numbers.
+
+    Args:
+        name: the loss, for messages.
+        metrics: what it returned beside its value.
+        any_name: take names as they are, as the official client does (protocol 6.7).
 
     Raises:
         LossError: no mapping, a name that is not ``name:reduction``, or a value that is no scalar.
@@ -117,12 +122,12 @@ def check_metrics(name: str, metrics: Any) -> dict[str, float]:
         raise LossError(
             f"{name} returned a {type(metrics).__name__} as its metrics; expected a dict. Return (loss, {{}}) without."
         )
-    return {_metric_name(name, key): _metric_value(name, key, value) for key, value in metrics.items()}
+    return {_metric_name(name, key, any_name): _metric_value(name, key, value) for key, value in metrics.items()}
 
 
 def first_bad(rows: Rows) -> tuple[int, tuple[int, ...]] | None:
     """Return the datum and the place of the first value that is NaN or infinite, or None."""
-    if rows and np.isfinite(np.concatenate([row.ravel() for row in rows])).all():
+    if rows and np.isfinite(np.concatenate(rows, axis=None)).all():
         return None  # at once for all: a batch has hundreds of rows, and nearly always nothing is wrong
     for index, row in enumerate(rows):
         if not np.isfinite(row).all():
@@ -130,7 +135,11 @@ def first_bad(rows: Rows) -> tuple[int, tuple[int, ...]] | None:
     return None
 
 
-def _metric_name(name: str, key: object) -> str:
+def _metric_name(name: str, key: object, any_name: bool) -> str:
+    if any_name:
+        if not isinstance(key, str) or not key:
+            raise LossError(f"{name}: metric {key!r} has no name; expected text, such as 'margin:mean'.")
+        return key
     words = key.split(":") if isinstance(key, str) else []
     if len(words) == 2 and words[0] and words[1] in REDUCTIONS:
         return str(key)
