@@ -13,8 +13,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from tinkex_actors import Datum, ModelInput
-from tinkex_actors.clients.regularizers import compute_regularized
+from tinkex_actors import Datum, ModelInput, compute_regularized
 from tinkex_actors.losses import (
     L1,
     L2,

@@ -26,11 +26,13 @@ if TYPE_CHECKING:
         AdminClient,
         ApiFuture,
         ArchiveLimits,
+        LossHandle,
         RestClient,
         SamplingClient,
         ServiceClient,
         TrainingClient,
         WatchedRun,
+        compute_regularized,
     )
     from tinkex_actors.config import BreakerConfig, Config, RetryConfig
     from tinkex_actors.errors import (
@@ -274,68 +276,6 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "tinkex_actors.clients": """
-        AdminClient ApiFuture ArchiveLimits RestClient SamplingClient ServiceClient TrainingClient WatchedRun
-    """,
-    "tinkex_actors.machines.recovery": "RecoveryPolicy",
-    "tinkex_actors.config": "BreakerConfig Config RetryConfig",
-    "tinkex_actors.errors": """
-        APIConnectionError APIError APIResponseValidationError APIStatusError APITimeoutError
-        ActorCrashedError ActorError ActorRestartedError ActorStoppedError AuthenticationError BadRequestError
-        BillingError CallCycleError CallTimeoutError CircuitOpenError ClosedError ConfigError ConflictError
-        CredentialsError GoneError GradientMissingError InputError InternalServerError JournalDamagedError
-        LocalWireError LossError
-        MailboxFullError ModelNotInstalledError NonFiniteLossError NotFoundError OutcomeUnknownError
-        PermissionDeniedError QueuePausedError RateLimitError RemoteWireError RequestFailedError RestartsExhaustedError
-        RunDivergedError RunError RunLockedError SequenceBrokenError ShapeMismatchError StartFailedError
-        StopTimeoutError TinkerError TinkerPathError TinkexError TokenizerNotLoadedError
-        UnprocessableEntityError UnsupportedByServerError WireError WrongLoopError
-    """,
-    "tinkex_actors.runtime": "run",
-    "tinkex_actors.types": """
-        AccessScope AccessibleSearchOwner ActiveSessionStatusQuery AdamOptimizerConfig AdamParams
-        ApiKeyDetails ApiKeyOrgDetails ApiKeyUserDetails AssignSessionProjectRequest AuditEventType
-        AuditLogEntry AuditLogResponse AuthTokenRequest AuthTokenResponse BillingEventInfo BillingUsageEvent
-        BillingUsageResponse BillingUsageSession CancelFutureRequest CancelledSessionStatusQuery Checkpoint
-        CheckpointArchiveUrlResponse CheckpointBillingEvent CheckpointType CheckpointsListResponse
-        ClientConfigRequest ClientConfigResponse ClientDynamicConfigResponse ClientFinishedSessionStatusQuery
-        ClientSessionFinished CopyWeightsRequest CopyWeightsResponse CreateCustomLossRequest
-        CreateCustomLossResponse CreateModelRequest CreateModelResponse CreateSamplingSessionRequest
-        CreateSamplingSessionResponse CreateSessionRequest CreateSessionResponse
-        CurrentCheckpointStorageUsageItem CurrentCheckpointStorageUsageResponse Cursor CustomLossGraph
-        CustomLossInput CustomLossInputRank CustomLossNode CustomLossNodeOp CustomLossOutput Datum
-        DimuonOptimizerConfig DimuonParams DmelChunk EncodedTextChunk EventType ExternalWeightsUrlsResponse
-        FailedSessionStatusQuery FinishReason FinishSessionRequest FinishStatus ForwardBackwardInput
-        ForwardBackwardOutput ForwardBackwardRequest ForwardRequest FutureCompletedResponse FutureCompletion
-        FutureFailed FutureFailedResponse FutureFinished FuturePendingResponse FutureRetrieveRequest
-        FuturesRetrieveRequest FuturesRetrieveResponse GenericEvent GetAuditLogRequest GetBillingUsageRequest
-        GetCurrentCheckpointStorageUsageRequest GetInfoRequest GetInfoResponse GetSamplerResponse
-        GetServerCapabilitiesResponse GetSessionRequest GetSessionResponse GetTrainingRunRequest
-        HealthResponse ImageAssetPointerChunk ImageChunk JoinSamplingSessionRequest
-        JoinSamplingSessionResponse ListCheckpointsRequest ListSessionsRequest ListSessionsResponse
-        ListTrainingRunsRequest LoadWeightsRequest LoadWeightsResponse LoraConfig LossFnInputs LossFnOutput
-        LossFnType MetadataOnlyResponse ModelData ModelID ModelInput ModelInputChunk OptimParams
-        OptimStepRequest OptimStepResponse OptimizerConfig OwnSearchOwner ParsedCheckpointTinkerPath
-        PromptAltTokens PromptProvenanceSpan ProvenanceSpans QueueState RegularizerOutput RequestErrorCategory
-        RequestFailedResponse RequestID SampleRequest SampleResponse SampleStreamChunk SampledProvenanceSpan
-        SampledSequence SamplingClientKind SamplingParams SamplingPrefillBillingEvent
-        SamplingSampleBillingEvent SamplingSessionFuturesTarget SaveWeightsExternalRequest
-        SaveWeightsExternalResponse SaveWeightsExternalResponseInternal SaveWeightsForSamplerRequest
-        SaveWeightsForSamplerResponse SaveWeightsForSamplerResponseInternal SaveWeightsRequest
-        SaveWeightsResponse SearchOwner SelfApiKeyResponse SessionActive SessionCancelled SessionEndEvent
-        SessionFailed SessionFailedReason SessionFailedRequestReason SessionFailedSamplingSessionReason
-        SessionFailedTrainingRunReason SessionHeartbeatRequest SessionHeartbeatResponse SessionSearchCursor
-        SessionSearchRequest SessionSearchResponse SessionStartEvent SessionStatus SessionStatusQuery
-        SessionSummary SessionTraceExportResponse SetCheckpointTtlRequest Severity StopReason
-        StorageBillingEvent SupportedModel TelemetryBatch TelemetryEvent TelemetryResponse
-        TelemetrySendRequest TensorData TensorDtype TopkLogprobs TrainingBillingEvent TrainingRun
-        TrainingRunsResponse TryAgainResponse UnhandledExceptionEvent UnloadModelRequest UnloadModelResponse
-        UntypedAPIFuture UserSearchOwner WeightsInfoRequest WeightsInfoResponse WhoamiResponse
-    """,
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names.split()}
-
 __all__ = [
     "APIConnectionError",
     "APIError",
@@ -467,6 +407,7 @@ __all__ = [
     "LossFnInputs",
     "LossFnOutput",
     "LossFnType",
+    "LossHandle",
     "MailboxFullError",
     "MetadataOnlyResponse",
     "ModelData",
@@ -582,8 +523,23 @@ __all__ = [
     "WireError",
     "WrongLoopError",
     "__version__",
+    "compute_regularized",
     "run",
 ]
+
+_HOMES = {
+    "tinkex_actors.clients": """
+        AdminClient ApiFuture ArchiveLimits LossHandle RestClient SamplingClient ServiceClient TrainingClient WatchedRun
+        compute_regularized
+    """,
+    "tinkex_actors.machines.recovery": "RecoveryPolicy",
+    "tinkex_actors.config": "BreakerConfig Config RetryConfig",
+    "tinkex_actors.errors": " ".join(name for name in __all__ if name.endswith("Error")),
+    "tinkex_actors.runtime": "run",
+}
+_HOME_OF = dict.fromkeys(__all__, "tinkex_actors.types")  # where nothing else is said
+_HOME_OF |= {name: home for home, names in _HOMES.items() for name in names.split()}
+del _HOME_OF["__version__"]
 
 
 def __getattr__(name: str) -> Any:

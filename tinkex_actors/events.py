@@ -18,6 +18,14 @@ from tinkex_actors.actors.explanation import OperationStalled
 from tinkex_actors.actors.ledger import OperationLost
 from tinkex_actors.actors.link.events import BreakerChanged, CredentialReplaced, RequestCoalesced, StaleAnswerUsed
 from tinkex_actors.actors.link.speech import DialectLearnt
+from tinkex_actors.actors.loss_events import (
+    CustomLossFailed,
+    CustomLossStarted,
+    CustomLossStopped,
+    RegularizerFailed,
+    RegularizerStarted,
+    RegularizerStopped,
+)
 from tinkex_actors.actors.recovery import RecoveryCompleted, RecoveryExhausted, RecoveryFailed, RecoveryStarted
 from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed, SequenceBroken
 from tinkex_actors.actors.session.events import (
@@ -37,6 +45,9 @@ __all__ = [
     "BreakerChanged",
     "ConfigRefreshed",
     "CredentialReplaced",
+    "CustomLossFailed",
+    "CustomLossStarted",
+    "CustomLossStopped",
     "DialectLearnt",
     "HeartbeatDelayed",
     "OperationLost",
@@ -47,6 +58,9 @@ __all__ = [
     "RecoveryExhausted",
     "RecoveryFailed",
     "RecoveryStarted",
+    "RegularizerFailed",
+    "RegularizerStarted",
+    "RegularizerStopped",
     "RequestCoalesced",
     "SamplingQueuePaused",
     "SamplingQueueResumed",

@@ -9,17 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tinkex_actors import Datum, ModelInput, ServiceClient
-from tinkex_actors.clients.regularizers import (
+from tinkex_actors import Datum, LossHandle, ModelInput, ServiceClient, compute_regularized
+from tinkex_actors.errors import InputError, LossError
+from tinkex_actors.events import (
     CustomLossFailed,
     CustomLossStarted,
     CustomLossStopped,
     RegularizerFailed,
     RegularizerStarted,
     RegularizerStopped,
-    compute_regularized,
 )
-from tinkex_actors.errors import InputError, LossError
 from tinkex_actors.losses import L1, BatchLoss, KLDivergence, RegularizerPipeline, RegularizerSpec
 from tinkex_actors.runtime import ActorSystem
 
@@ -59,6 +58,7 @@ async def test_the_server_runs_what_can_be_traced_and_the_client_the_rest() -> N
     async with ServiceClient(base_url="local://tiny") as service:
         training = await service.create_lora_training_client("tiny", rank=4, seed=1)
         handle = await service.create_custom_loss(squared, {"logprobs": 1, "weights": 1})
+        assert isinstance(handle, LossHandle)
         assert (handle.loss_id, handle.why) == (f"{service.session_id}:loss:0", "")
         uploaded = await training.forward_backward_custom(data(), handle)
         here = await training.forward_backward_custom(data(), squared_list)
@@ -97,8 +97,17 @@ async def test_a_pipeline_trains_and_tells_every_share() -> None:
     )
     async with ServiceClient(base_url="local://tiny") as service:
         training = await service.create_lora_training_client("tiny", rank=4, seed=1)
+        heard: list[Any] = []
+        service.system.events.subscribe(
+            heard.append, CustomLossStarted, CustomLossStopped, RegularizerStarted, RegularizerStopped
+        )
         out = await training.forward_backward_custom(data(), pipeline.at(2))
         told = out.metrics
+        assert [type(event).__name__[-7:] for event in heard] == ["Started"] * 3 + ["Stopped"] * 3
+        kl, whole = heard[-2:]
+        assert (kl.regularizer_name, kl.weight, kl.value) == ("kl", 0.5, told["kl/value:mean"])
+        assert kl.grad_norm == told["kl/grad_norm:mean"]
+        assert (whole.loss_total, whole.regularizer_total) == (told["loss:sum"], told["regularizer_total:mean"])
         assert told["l1/weight:mean"] == pytest.approx(0.2)
         assert told["loss:sum"] == pytest.approx(
             told["base_loss:mean"] + 0.2 * told["l1/value:mean"] + 0.5 * told["kl/value:mean"], rel=1e-5
@@ -137,15 +146,22 @@ async def test_asynchronous_terms_and_events_in_their_order() -> None:
             assert output.regularizers["fetched"].grad_norm is None
             assert output.regularizers["l1"].grad_norm == pytest.approx(3.1623, abs=1e-4)
             assert output.total_grad_norm == pytest.approx(0.3162 + 0.0316, abs=1e-4)
-    assert [type(event) for event in told[-6:]] == [
-        CustomLossStarted,
-        RegularizerStarted,
-        RegularizerStopped,
-        RegularizerStarted,
-        RegularizerStopped,
-        CustomLossStopped,
-    ]
-    assert told[-2].contribution == pytest.approx(0.108)
+    kinds = [CustomLossStarted, RegularizerStarted, RegularizerStarted, RegularizerStopped, RegularizerStopped]
+    assert [type(event) for event in told] == [*kinds, CustomLossStopped] * 2
+    fetched, l1, whole = told[-3:]
+    assert (fetched.regularizer_name, fetched.is_async, fetched.grad_norm) == ("fetched", True, None)
+    assert (l1.contribution, l1.grad_norm) == pytest.approx((0.108, 3.1623), abs=1e-4)
+    assert (whole.regularizer_count, whole.regularizer_total) == (2, pytest.approx(0.1296, abs=1e-5))
+
+
+async def test_terms_one_after_another_are_told_as_each_ends() -> None:
+    told: list[Any] = []
+    async with ActorSystem(name="t", seed=0) as system:
+        system.events.subscribe(told.append, RegularizerStarted, RegularizerStopped)
+        specs = [RegularizerSpec(mean_abs, 0.02, "fetched", is_async=True), RegularizerSpec(L1(), 0.01, "l1")]
+        await compute_regularized(system, RegularizerPipeline(specs, base, parallel=False), [], [X])
+    assert [type(event) for event in told] == [RegularizerStarted, RegularizerStopped] * 2
+    assert [event.grad_norm for event in told[1::2]] == [None, None]
 
 
 async def test_a_term_that_fails_or_waits_too_long_is_named_and_told() -> None:

@@ -5,81 +5,27 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from tinkex_actors.actors.loss_events import (
+    CustomLossFailed,
+    CustomLossStarted,
+    CustomLossStopped,
+    RegularizerFailed,
+    RegularizerStarted,
+    RegularizerStopped,
+)
 from tinkex_actors.errors import LossError, TinkexError
 
 if TYPE_CHECKING:
-    from tinkex_actors.losses import RegularizerPipeline, RegularizerSpec
+    from tinkex_actors.losses import Evaluation, RegularizerPipeline, RegularizerSpec
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.types import CustomLossOutput
 
-__all__ = [
-    "CustomLossFailed",
-    "CustomLossStarted",
-    "CustomLossStopped",
-    "RegularizerFailed",
-    "RegularizerStarted",
-    "RegularizerStopped",
-    "compute_regularized",
-    "with_results",
-]
+__all__ = ["compute_regularized", "told", "with_results"]
 
 _EXECUTOR = "losses"
-
-
-class CustomLossStarted(msgspec.Struct, frozen=True, kw_only=True, tag="custom_loss.start"):
-    """A regularized loss is about to be computed."""
-
-    regularizer_count: int
-    track_grad_norms: bool
-
-
-class CustomLossStopped(msgspec.Struct, frozen=True, kw_only=True, tag="custom_loss.stop"):
-    """It was computed. ``duration`` is in seconds."""
-
-    duration: float
-    loss_total: float
-    regularizer_total: float
-    regularizer_count: int
-
-
-class CustomLossFailed(msgspec.Struct, frozen=True, kw_only=True, tag="custom_loss.exception"):
-    """It was not; ``reason`` has the words."""
-
-    duration: float
-    reason: str
-
-
-class RegularizerStarted(msgspec.Struct, frozen=True, kw_only=True, tag="regularizer.compute.start"):
-    """One term of it is about to be computed."""
-
-    regularizer_name: str
-    weight: float
-    is_async: bool
-
-
-class RegularizerStopped(msgspec.Struct, frozen=True, kw_only=True, tag="regularizer.compute.stop"):
-    """One term was computed; gradient norms come later, from one pass for all."""
-
-    duration: float
-    value: float
-    contribution: float
-    regularizer_name: str
-    weight: float
-    is_async: bool
-
-
-class RegularizerFailed(msgspec.Struct, frozen=True, kw_only=True, tag="regularizer.compute.exception"):
-    """One term failed, or took longer than the pipeline's time-out."""
-
-    duration: float
-    regularizer_name: str
-    weight: float
-    reason: str
 
 
 async def compute_regularized(
@@ -147,6 +93,41 @@ async def with_results(pipeline: Any, data: Sequence[Any], logprobs: Any) -> Any
     return pipeline.with_results(found)
 
 
+async def told(system: ActorSystem, loss: Any, evaluation: Awaitable[Evaluation]) -> Evaluation:
+    """Await a loss's evaluation; where the loss is a pipeline, publish what became of it and of each of its terms."""
+    specs: Sequence[RegularizerSpec] | None = getattr(loss, "regularizers", None)
+    if specs is None:
+        return await evaluation
+    publish, since, weights = system.events.publish, system.loop.time(), loss.weights
+    about = [{"regularizer_name": s.name, "weight": weights[s.name], "is_async": s.is_async} for s in specs]
+    publish(CustomLossStarted(regularizer_count=len(specs), track_grad_norms=loss.track_grad_norms))
+    for one in about:
+        publish(RegularizerStarted(**one))
+    try:
+        found = await evaluation
+    except BaseException as error:
+        publish(CustomLossFailed(duration=system.loop.time() - since, reason=_words(error)))
+        raise
+    duration, metrics = system.loop.time() - since, found.metrics
+    for one in about:
+        share = f"{one['regularizer_name']}/"
+        publish(
+            RegularizerStopped(
+                **one,
+                duration=duration,
+                value=metrics[f"{share}value:mean"],
+                contribution=metrics[f"{share}contribution:mean"],
+                grad_norm=metrics.get(f"{share}grad_norm:mean"),
+            )
+        )
+    total = metrics["regularizer_total:mean"]
+    count = len(specs)
+    publish(
+        CustomLossStopped(duration=duration, loss_total=found.loss, regularizer_total=total, regularizer_count=count)
+    )
+    return found
+
+
 class _Run:
     """One computation of a pipeline."""
 
@@ -165,6 +146,8 @@ class _Run:
         self._logprobs = logprobs
         self._options = {"mask": mask, "key": key}
         self._weights = pipeline.weights
+        self._awaited = {spec.name for spec in pipeline.asynchronous}
+        self._durations: dict[str, float] = {}
 
     async def report(self, base_loss: Any) -> CustomLossOutput:
         pipeline, data, logprobs = self._pipeline, self._data, self._logprobs
@@ -179,10 +162,13 @@ class _Run:
         ready = pipeline.with_results(results) if pipeline.asynchronous else pipeline
         shares = [share for _, share in ended]
 
-        def told() -> CustomLossOutput:
+        def report() -> CustomLossOutput:
             return ready.report(data, logprobs, base_loss, value, metrics, shares, **self._options)
 
-        output: CustomLossOutput = await self._blocking(told)
+        output: CustomLossOutput = await self._blocking(report)
+        if pipeline.track_grad_norms:
+            for share in shares:
+                self._stopped(share, output.regularizers[share.name].grad_norm)
         return output
 
     async def _term(self, spec: RegularizerSpec, at_once: asyncio.Semaphore) -> tuple[Any, Any]:
@@ -196,16 +182,23 @@ class _Run:
         except BaseException as error:
             publish(RegularizerFailed(**about, duration=clock() - started, reason=_words(error)))
             raise
-        publish(
+        self._durations[spec.name] = clock() - started
+        if not self._pipeline.track_grad_norms:
+            self._stopped(share, None)
+        return result, share
+
+    def _stopped(self, share: Any, grad_norm: float | None) -> None:
+        self._system.events.publish(
             RegularizerStopped(
-                **about,
-                is_async=spec.is_async,
-                duration=clock() - started,
+                regularizer_name=share.name,
+                weight=share.weight,
+                is_async=share.name in self._awaited,
+                duration=self._durations[share.name],
                 value=share.value,
                 contribution=share.weight * share.value,
+                grad_norm=grad_norm,
             )
         )
-        return result, share
 
     async def _compute(self, spec: RegularizerSpec) -> tuple[Any, Any]:
         timeout = self._pipeline.timeout
