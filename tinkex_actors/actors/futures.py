@@ -7,7 +7,7 @@ import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from tinkex_actors.actors.attribution import calling
 from tinkex_actors.actors.explanation import Explanation, OperationRecord
@@ -22,6 +22,16 @@ __all__ = ["ApiFuture"]
 T = TypeVar("T")
 
 _PENDING, _RESOLVED, _FAILED, _CANCELLED = range(4)
+
+
+class Keeper(Protocol):
+    """Knows which futures are pending."""
+
+    def ended(self, future: ApiFuture[Any]) -> None:
+        """It has a result, has failed, or was cancelled; called once."""
+
+    def lost(self, future: ApiFuture[Any]) -> None:
+        """It failed, and was collected before anybody looked."""
 
 
 class ApiFuture(Awaitable[T], Generic[T]):
@@ -42,15 +52,16 @@ class ApiFuture(Awaitable[T], Generic[T]):
     __slots__ = (
         "__weakref__",
         "_callbacks",
+        "_ledger",
         "_loop",
         "_on_cancel",
-        "_on_lost",
         "_on_seen",
         "_outcome",
         "_retrieved",
         "_state",
         "_thread",
         "_traceback",
+        "_waiters",
         "_waits_for",
         "caller",
         "created_at",
@@ -65,7 +76,7 @@ class ApiFuture(Awaitable[T], Generic[T]):
         *,
         loop: asyncio.AbstractEventLoop,
         ids: dict[str, Any] | None = None,
-        on_lost: Callable[[ApiFuture[Any]], None] | None = None,
+        ledger: Keeper | None = None,
     ) -> None:
         self.operation = operation
         self.ids = {} if ids is None else ids
@@ -79,8 +90,9 @@ class ApiFuture(Awaitable[T], Generic[T]):
         self._traceback: TracebackType | None = None
         self._retrieved = False
         self._callbacks: list[Callable[[ApiFuture[T]], object]] | None = None
+        self._waiters: list[asyncio.Future[None]] | None = None
         self._on_cancel: Callable[[], bool] | None = None
-        self._on_lost = on_lost
+        self._ledger = ledger
         self._on_seen: Callable[[], object] | None = None
         self._waits_for: Callable[[], str] | str = "being submitted"
 
@@ -104,16 +116,15 @@ class ApiFuture(Awaitable[T], Generic[T]):
                 "thread use future.result(timeout)."
             )
         waiter: asyncio.Future[None] = self._loop.create_future()
-
-        def wake(_: ApiFuture[T]) -> None:
-            if not waiter.done():
-                waiter.set_result(None)
-
-        self.add_done_callback(wake)
+        if self._waiters is None:
+            self._waiters = []
+        self._waiters.append(waiter)
         try:
             await waiter
-        finally:
-            self.remove_done_callback(wake)
+        except asyncio.CancelledError:
+            if self._waiters is not None:
+                self._waiters.remove(waiter)
+            raise
 
     def done(self) -> bool:
         """Whether it has a result, has failed, or was cancelled."""
@@ -267,10 +278,16 @@ class ApiFuture(Awaitable[T], Generic[T]):
         self._outcome = outcome
         self._on_cancel = None
         self._waits_for = "nothing: it has ended"
+        if self._ledger is not None:
+            self._ledger.ended(self)
         callbacks, self._callbacks = self._callbacks, None
         for callback in callbacks or ():
             # One turn later, so that whoever settles many futures is never run in the middle of it.
             self._loop.call_soon(callback, self)
+        waiters, self._waiters = self._waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _look(self) -> None:
         self._retrieved = True
@@ -288,10 +305,10 @@ class ApiFuture(Awaitable[T], Generic[T]):
         raise self._outcome.with_traceback(self._traceback)
 
     def __del__(self) -> None:
-        if self._state == _FAILED and not self._retrieved and self._on_lost is not None:
+        if self._state == _FAILED and not self._retrieved and self._ledger is not None:
             # Wherever the collector happens to run: a logger of the program's that fails is not that code's business.
             with contextlib.suppress(Exception):
-                self._on_lost(self)
+                self._ledger.lost(self)
 
     def __repr__(self) -> str:
         state = ("pending", "resolved", "failed", "cancelled")[self._state]

@@ -61,16 +61,13 @@ class Ledger:
 
     def open(self, operation: str, **ids: object) -> ApiFuture[Any]:
         """Begin an operation: a pending future that this ledger knows."""
-        future: ApiFuture[Any] = ApiFuture(operation, loop=self._loop, ids=ids, on_lost=self._lost)
+        future: ApiFuture[Any] = ApiFuture(operation, loop=self._loop, ids=ids, ledger=self)
         self._pending[future] = self._stall_after
-        future.add_done_callback(self._ended)
         return future
 
     def explain(self, *notes: str) -> Explanation:
         """Records of everything pending, oldest first."""
-        # What has just ended leaves the ledger one turn of the loop later.
-        waiting = (future for future in self._pending if not future.done())
-        return Explanation(records=tuple(future.record() for future in waiting), notes=notes)
+        return Explanation(records=tuple(future.record() for future in self._pending), notes=notes)
 
     def fail_all(self, error: BaseException) -> None:
         """End everything pending with one error."""
@@ -95,12 +92,15 @@ class Ledger:
                 "operation.stalled", operation=record.operation, age=record.age, state=record.state, **record.ids
             )
 
-    def _ended(self, future: ApiFuture[Any]) -> None:
+    # --- for the futures ---------------------------------------------------------------------------------------------
+    def ended(self, future: ApiFuture[Any]) -> None:
+        """Forget it, and tell telemetry of its error."""
         self._pending.pop(future, None)
         if self._telemetry is not None and (error := future.peek()) is not None:
-            report_failure(self._telemetry, future, error)
+            self._loop.call_soon(report_failure, self._telemetry, future, error)
 
-    def _lost(self, future: ApiFuture[Any]) -> None:
+    def lost(self, future: ApiFuture[Any]) -> None:
+        """Say aloud what nobody looked at."""
         error = future.peek()
         if isinstance(error, ClosedError):
             return  # whoever closed the service knew that something was pending
