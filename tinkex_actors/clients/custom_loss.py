@@ -12,7 +12,7 @@ import numpy as np
 
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.clients.custom_loss_handle import LossHandle
-from tinkex_actors.clients.regularizers import with_results
+from tinkex_actors.clients.regularizers import told, with_results
 from tinkex_actors.errors import ConfigError, InputError, LossError, RemoteWireError, TinkexError
 from tinkex_actors.machines.combining import combine
 from tinkex_actors.types import Datum, ForwardBackwardOutput, TensorData
@@ -98,7 +98,7 @@ class _Passage:
         try:
             logprobs = _logprobs(await self._forward, len(self._batch))
             if not self._supplied:
-                self._supply(await self._evaluate(logprobs))
+                self._supply(await told(self._core.system, self._loss_fn, self._evaluate(logprobs)))
         except Exception as error:
             # The errand has done its work; it is the user's future that fails.
             self._backward.abandon(error)
