@@ -58,7 +58,7 @@ soak: setup ## the seeded simulations, at length
 	@TINKEX_TEST_SEEDS=10000 $(PY) -m pytest -q --timeout=14400 tests/actors/test_sampling_faults.py
 	@TINKEX_TEST_SEEDS=20000 $(PY) -m pytest -q --timeout=7200 tests/actors/test_training_simulation.py
 	@TINKEX_TEST_SEEDS=100000 $(PY) -m pytest -q --timeout=3600 tests/wire/test_fuzz.py
-	@TINKEX_TEST_SEEDS=10 $(PY) -m pytest -q tests/runs/test_killed.py
+	@TINKEX_TEST_SEEDS=30 $(PY) -m pytest -q tests/runs/test_killed.py
 	@TINKEX_TEST_SEEDS=10000 $(PY) -m pytest -q --timeout=3600 tests/transport/test_faults.py tests/clients/test_damaged_answers.py
 
 $(DOCS_STAMP): $(STAMP)

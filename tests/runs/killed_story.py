@@ -27,10 +27,10 @@ def example(step: Step, number: int) -> Datum:
 
 
 async def sft(step: Step) -> None:
-    # Two passes, of two batches of different lengths: gradients add up.
+    # Two passes, whose gradients add up.
     first = step.forward_backward([example(step, 0), example(step, 1)], "cross_entropy")
     say("sent", step.index)
-    second = step.forward_backward([example(step, 2)], "cross_entropy")
+    second = step.forward_backward([example(step, 2), example(step, 3)], "cross_entropy")
     await first
     say("one", step.index)
     await second
@@ -81,6 +81,7 @@ async def train(kind: str, folder: Path, base_url: str, total: int) -> None:
             say("updating", step.index)
             await update
             say("committed", step.index)
+        say("closing")
     say("finished")
 
 
