@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from tests.plugins.counting_server import datum
-from tinkex_actors import AdamParams, Config, GoneError, OutcomeUnknownError, ServiceClient, TinkexError
+from tinkex_actors import AdamParams, Config, GoneError, NotFoundError, OutcomeUnknownError, ServiceClient, TinkexError
 from tinkex_actors.testing.model_server import Faults, ModelServer
 from tinkex_actors.types import ClientConfigResponse
 
@@ -229,5 +229,8 @@ class Ours:
 
 
 def in_doubt(error: BaseException) -> bool:
-    """Whether an error of ours says that nobody knows whether the call was applied."""
-    return isinstance(error, OutcomeUnknownError | GoneError)
+    """Whether an error of ours says that nobody knows whether the call was applied.
+
+    A model that the server has forgotten has taken with it whatever was applied to it: so do 404 and 410 say.
+    """
+    return isinstance(error, OutcomeUnknownError | GoneError | NotFoundError)
