@@ -196,6 +196,20 @@ def test_the_numeric_settings_travel_twice_and_the_new_field_wins() -> None:
     assert decode_protobuf(ForwardBackwardRequest, message.SerializeToString()) == request
 
 
+@pytest.mark.parametrize("count", [0, 1, 4, 5, 13])
+def test_the_parts_of_a_request_are_the_bytes_of_one_message(count: int) -> None:
+    data = [
+        Datum(ModelInput.from_ints([n, n + 1]), {"target_tokens": [n, 1], "weights": [1.0, n]}) for n in range(count)
+    ]
+    batch = ForwardBackwardInput(data=data, loss_fn="ppo", loss_fn_config={"b": 0.5, "a": "text"})
+    request = ForwardBackwardRequest(forward_backward_input=batch, model_id="m", seq_id=3, forward_only=True)
+
+    body = encode_protobuf(request)
+
+    assert pb.ForwardBackwardRequest.FromString(body).SerializeToString(deterministic=True) == body
+    assert decode_protobuf(ForwardBackwardRequest, body) == request
+
+
 def test_a_number_too_large_for_the_wire_is_our_error() -> None:
     batch = ForwardBackwardInput(data=[], loss_fn="ppo")
 

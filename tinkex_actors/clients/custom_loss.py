@@ -14,6 +14,7 @@ from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.clients.custom_loss_handle import LossHandle
 from tinkex_actors.clients.regularizers import told, with_results
 from tinkex_actors.errors import ConfigError, InputError, LossError, RemoteWireError, TinkexError
+from tinkex_actors.machines.chunking import estimate_bytes
 from tinkex_actors.machines.combining import combine
 from tinkex_actors.types import Datum, ForwardBackwardOutput, TensorData
 from tinkex_actors.wire.routes import ROUTES
@@ -44,15 +45,17 @@ def forward_backward_custom(
         if loss_fn.loss_id is not None:
             return client.forward_backward(batch, "custom", {"loss_id": loss_fn.loss_id})
     forward_data = [_linear(datum, None) for datum in batch]
-    parts = client._parts(forward_data)
-    chunks = client._chunks("forward", forward_data, parts, "cross_entropy", None, forward_only=True)
+    sizes = list(map(estimate_bytes, forward_data))
+    parts = client._parts(sizes)
+    chunks = client._chunks("forward", forward_data, sizes, parts, "cross_entropy", None, forward_only=True)
     desk: SequencerDesk = client._desk
     forward = desk.submit(f"{_OPERATION}: forward pass", ROUTES["forward"], chunks, combine)
     backward = desk.reserve(_OPERATION, ROUTES["forward_backward"], len(parts))
 
     def requests(gradients: Sequence[Any]) -> list[Chunk]:
         linear = [_linear(datum, gradient) for datum, gradient in zip(batch, gradients, strict=True)]
-        return client._chunks("forward_backward", linear, parts, "cross_entropy", None, forward_only=False)
+        sizes = list(map(estimate_bytes, linear))
+        return client._chunks("forward_backward", linear, sizes, parts, "cross_entropy", None, forward_only=False)
 
     return _Passage(core, batch, loss_fn, forward, backward, requests).begin(client.model_id)
 

@@ -374,21 +374,23 @@ class TrainingClient:
     ) -> ApiFuture[ForwardBackwardOutput]:
         self._use()
         batch = checked_batch(operation, data, loss_fn)
-        parts = self._parts(batch)
+        sizes = list(map(estimate_bytes, batch))
+        parts = self._parts(sizes)
         config = None if loss_fn_config is None else dict(loss_fn_config)
-        chunks = self._chunks(operation, batch, parts, loss_fn, config, forward_only=operation == "forward")
+        chunks = self._chunks(operation, batch, sizes, parts, loss_fn, config, forward_only=operation == "forward")
         return self._desk.submit(operation, ROUTES[operation], chunks, combine)
 
-    def _parts(self, batch: Sequence[Datum]) -> list[range]:
-        """Cut a batch as the server wants it (protocol 6.4)."""
+    def _parts(self, sizes_bytes: Sequence[int]) -> list[range]:
+        """Cut a batch of data of these sizes as the server wants it (protocol 6.4)."""
         flags = self._core.session.flags
         limits = ChunkLimits(max_items=flags.fwdbwd_max_chunk_len, max_bytes=flags.fwdbwd_max_chunk_bytes_count)
-        return split([estimate_bytes(datum) for datum in batch], limits)
+        return split(sizes_bytes, limits)
 
     def _chunks(
         self,
         operation: str,
         batch: Sequence[Datum],
+        sizes_bytes: Sequence[int],
         parts: Sequence[range],
         loss_fn: str,
         config: dict[str, float | str] | None,
@@ -408,8 +410,8 @@ class TrainingClient:
             )
 
         self._check_encodable(operation, request(doubtful))
-        pieces = [batch[part.start : part.stop] for part in parts]
-        return [Chunk(request(piece), sum(map(estimate_bytes, piece))) for piece in pieces]
+        slices = [slice(part.start, part.stop) for part in parts]
+        return [Chunk(request(batch[piece]), sum(sizes_bytes[piece])) for piece in slices]
 
     def _load(self, operation: str, path: str, *, optimizer: bool) -> ApiFuture[LoadWeightsResponse]:
         self._use()

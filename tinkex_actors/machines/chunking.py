@@ -71,8 +71,10 @@ def split(sizes_bytes: Sequence[int], limits: ChunkLimits) -> list[range]:
 def estimate_bytes(datum: Datum) -> int:
     """Return the estimated size of a training example in a request: 4 bytes a token, tensors as they are in memory."""
     tensors: dict[str, TensorData] = datum.loss_fn_inputs
-    tensor_bytes = sum(tensor.size_bytes for tensor in tensors.values())
-    return _input_bytes(datum.model_input, _TRAINING_TOKEN_BYTES) + tensor_bytes
+    total = _input_bytes(datum.model_input, _TRAINING_TOKEN_BYTES)
+    for tensor in tensors.values():
+        total += tensor.size_bytes
+    return total
 
 
 def estimate_prompt_bytes(model_input: ModelInput) -> int:

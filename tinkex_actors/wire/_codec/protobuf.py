@@ -5,7 +5,7 @@ Imported at the first protobuf message, because it imports protobuf.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate, pairwise
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ __all__ = ["decode_protobuf", "encode_protobuf"]
 # A record that had its fields stripped says only how many datums it stood for. Chunks hold 1024 datums (protocol 5.2);
 # past this bound, over all records of a result, the number is nonsense and would only serve to fill the memory.
 _MAX_BARE_DATUMS: Final = 100_000
+# A thousand tokens with targets and weights are some 16 KiB; parts beyond 128 KiB cost the allocator page by page.
+_DATA_IN_PART: Final = 4
 _TOKENS: Final = WIRE_DTYPES["int32"]
 _IMAGE_FORMATS: Final = ("png", "jpeg")
 
@@ -62,16 +64,18 @@ def encode_protobuf(message: Any) -> bytes:
     Raises:
         LocalWireError: something in it has no protobuf form.
     """
-    writers: dict[Any, Any] = {
+    writers: dict[Any, Callable[[Any], Iterable[Any]]] = {
         ForwardBackwardRequest: _write_request,
         ForwardBackwardOutput: _write_output,
         SampleResponse: _write_sample,
     }
     try:
-        encoded: bytes = writers[type(message)](message).SerializeToString(deterministic=True)
+        # Parts that follow one another are one message, by protobuf's rules. A large one is made of parts because the
+        # compiled runtime takes many times as long to grow a buffer of a megabyte as to fill it.
+        parts = [part.SerializeToString(deterministic=True) for part in writers[type(message)](message)]
     except (TypeError, ValueError, OverflowError, EncodeError) as error:
         raise LocalWireError(f"{type(message).__name__}: cannot be written as protobuf: {error}") from error
-    return encoded
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def decode_protobuf(kind: Any, body: bytes) -> Any:
@@ -97,23 +101,23 @@ def decode_protobuf(kind: Any, body: bytes) -> Any:
 
 
 # --- forward and backward: the request -----------------------------------------------------------------------------
-def _write_request(request: ForwardBackwardRequest) -> Any:
+def _write_request(request: ForwardBackwardRequest) -> Iterator[Any]:
+    # In the order of the fields' numbers: the same bytes as of one message.
     batch = request.forward_backward_input
-    message = pb.ForwardBackwardRequest(
-        model_id=request.model_id,
-        seq_id=request.seq_id or 0,
-        loss_fn=batch.loss_fn,
-        forward_only=request.forward_only,
-    )
-    for datum in batch.data:
-        _write_datum(message.data.add(), datum)
+    yield pb.ForwardBackwardRequest(model_id=request.model_id, seq_id=request.seq_id or 0)
+    for start in range(0, len(batch.data), _DATA_IN_PART):
+        part = pb.ForwardBackwardRequest()
+        for datum in batch.data[start : start + _DATA_IN_PART]:
+            _write_datum(part.data.add(), datum)
+        yield part
+    rest = pb.ForwardBackwardRequest(loss_fn=batch.loss_fn, forward_only=request.forward_only)
     for name, value in (batch.loss_fn_config or {}).items():
         if isinstance(value, str):
-            message.loss_fn_config_v2[name].text = value
+            rest.loss_fn_config_v2[name].text = value
         else:
-            message.loss_fn_config_v2[name].number = value
-            message.loss_fn_config[name] = value
-    return message
+            rest.loss_fn_config_v2[name].number = value
+            rest.loss_fn_config[name] = value
+    yield rest
 
 
 def _write_datum(message: Any, datum: Datum) -> None:
@@ -228,7 +232,7 @@ def _read_chunk(message: Any) -> ModelInputChunk:
 
 
 # --- forward and backward: the result ------------------------------------------------------------------------------
-def _write_output(output: ForwardBackwardOutput) -> Any:
+def _write_output(output: ForwardBackwardOutput) -> list[Any]:
     message = pb.ForwardBackwardOutput(loss_fn_output_type=output.loss_fn_output_type)
     for name, value in output.metrics.items():
         message.metrics[name] = value
@@ -237,7 +241,7 @@ def _write_output(output: ForwardBackwardOutput) -> Any:
         record = message.loss_fn_outputs.add(type_tag=output.loss_fn_output_type, num_datums=len(datums))
         for name in datums[0]:
             _write_field(record.fields[name], [datum[name] for datum in datums])
-    return message
+    return [message]
 
 
 def _alike(outputs: list[dict[str, TensorData]]) -> Iterator[tuple[int, int]]:
@@ -328,7 +332,7 @@ def _read_field(field: Any, where: str, num_datums: int) -> list[TensorData]:
 
 
 # --- sampling ------------------------------------------------------------------------------------------------------
-def _write_sample(response: SampleResponse) -> Any:
+def _write_sample(response: SampleResponse) -> list[Any]:
     message = pb.SampleResponse(prompt_cache_hit_tokens=response.prompt_cache_hit_tokens)
     for sequence in response.sequences:
         reason = pb.STOP_REASON_STOP if sequence.stop_reason == "stop" else pb.STOP_REASON_LENGTH
@@ -347,7 +351,7 @@ def _write_sample(response: SampleResponse) -> Any:
     if response.prompt_alt_tokens is not None:
         write_tensor(message.prompt_alt_tokens.tokens, response.prompt_alt_tokens.tokens, "int32")
         write_tensor(message.prompt_alt_tokens.logprobs, response.prompt_alt_tokens.logprobs)
-    return message
+    return [message]
 
 
 def _read_sample(message: Any) -> SampleResponse:
