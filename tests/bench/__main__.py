@@ -8,7 +8,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-BENCHES = ("actors", "wire", "client", "sampling", "engine", "losses")
+BENCHES = ("actors", "wire", "client", "sampling", "training", "engine", "losses")
 
 
 def main() -> int:

@@ -23,16 +23,17 @@ from tinkex_actors.types import (
     OptimStepResponse,
     SampledSequence,
     SampleResponse,
+    SaveWeightsResponse,
     SessionHeartbeatResponse,
     TelemetryResponse,
     TensorData,
-    UntypedAPIFuture,
 )
 from tinkex_actors.wire.routes import ROUTES
 from tinkex_actors.wire.server import encode_response, encode_result
 
 ROWS, LENGTH = 64, 1024
 PROTOBUF = "application/x-protobuf"
+PROMISING = ("create_model", "forward", "forward_backward", "optim_step", "save_weights")
 
 
 def _head(body: bytes, kind: str) -> bytes:
@@ -55,7 +56,7 @@ def prepared() -> dict[bytes, bytes]:
     """Return the answers by path; promises name the route whose result is asked for later."""
     sequence = SampledSequence("length", tokens_np=np.arange(16, dtype=np.int32), logprobs_np=np.zeros(16, np.float32))
     scores = [{"logprobs": TensorData.from_numpy(np.zeros(LENGTH, np.float32))} for _ in range(ROWS)]
-    promise = {name: UntypedAPIFuture(request_id=name) for name in ("create_model", "forward_backward", "optim_step")}
+    passed = ForwardBackwardOutput("Scores", scores, {"loss:sum": 1.0})
     answers = {
         "client/config": _direct("client_config", ClientConfigResponse()),
         "client/dynamic_config": _direct("dynamic_config", ClientDynamicConfigResponse()),
@@ -67,11 +68,10 @@ def prepared() -> dict[bytes, bytes]:
             "create_sampling_session", CreateSamplingSessionResponse(sampling_session_id="s:sample:0")
         ),
         "get_info": _direct("get_info", GetInfoResponse(model_data=ModelData(model_name="m"), model_id="s:train:0")),
-        **{name: _direct(name, future) for name, future in promise.items()},
         "result create_model": _result("create_model", CreateModelResponse(model_id="s:train:0")),
-        "result forward_backward": _result(
-            "forward_backward", ForwardBackwardOutput("Scores", scores, {"loss:sum": 1.0})
-        ),
+        "result forward": _result("forward", passed),
+        "result forward_backward": _result("forward_backward", passed),
+        "result save_weights": _result("save_weights", SaveWeightsResponse(path="tinker://s:train:0/weights/last")),
         "result optim_step": _result("optim_step", OptimStepResponse(metrics={"step:max": 1.0})),
         "result asample": _result("asample", SampleResponse([sequence])),
     }
@@ -108,11 +108,12 @@ class Instant(asyncio.Protocol):
             name = f"asample-{id(self):x}-{self._next}"
             return _head(msgspec.json.encode({"request_id": name, "sample_sequence_ids": [name]}), "application/json")
         if path == b"/api/v1/retrieve_future":
-            route = msgspec.json.decode(body)["request_id"].partition("-")[0]
-            return self._answers[f"/api/v1/result {route}".encode()]
-        if path in (b"/api/v1/forward_backward", b"/api/v1/optim_step", b"/api/v1/create_model"):
+            asked = msgspec.json.decode(body)["request_id"].partition("-")[0]
+            return self._answers[f"/api/v1/result {asked}".encode()]
+        route = path.decode().rpartition("/")[2]
+        if route in PROMISING:
             self._next += 1
-            name = f"{path.decode().rpartition('/')[2]}-{id(self):x}-{self._next}"
+            name = f"{route}-{id(self):x}-{self._next}"
             return _head(msgspec.json.encode({"request_id": name}), "application/json")
         return self._answers[path]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sqlite3
 from contextlib import closing
@@ -30,7 +31,7 @@ from tinkex_actors.runs.journal.keeper import JournalDesk, JournalKeeper
 from tinkex_actors.runs.journal.schema import APPLICATION_ID, MIGRATIONS
 from tinkex_actors.runs.spec import RunSpec
 from tinkex_actors.runtime import ActorSystem
-from tinkex_actors.testing import Faults
+from tinkex_actors.testing import Faults, settle, virtual_time
 
 NOW = "2026-01-01T00:00:00+00:00"
 SPEC = RunSpec(model="tiny", lora=LoraConfig(rank=4, seed=7), seed=3)
@@ -279,6 +280,11 @@ def test_digests_tell_contents_apart() -> None:
         ModelInput.from_ints([*range(500), 8, *range(500)]),
         SamplingParams(stop=[*range(20), 1]),
         SamplingParams(stop=[*range(20), 2]),
+        # Of a large batch, some examples are looked at, and the lengths of all.
+        [datum(number) for number in range(50)],
+        [datum(number + 1) for number in range(50)],
+        [datum(*range(1 + (number == 1))) for number in range(50)],
+        [datum(*range(1 + (number == 2))) for number in range(49)],
     ]
 
     assert len({digest_of(content) for content in contents}) == len(contents)
@@ -298,6 +304,28 @@ async def test_the_keeper_writes_off_the_loop_and_flush_waits_for_the_disk(tmp_p
     desk.file.close()
 
     assert len(read_journal(tmp_path).history) == 50
+
+
+@virtual_time()
+async def test_lines_wait_a_moment_for_others_and_synced_ones_take_them_along(tmp_path: Path) -> None:
+    async with ActorSystem() as system:
+        desk = JournalDesk(journal(tmp_path, opened()), system.loop)
+        await system.spawn(JournalKeeper, desk)
+        desk.add(committed(0))
+        await asyncio.sleep(0.04)
+        assert len(desk.waiting) == 1
+        await asyncio.sleep(0.1)
+        assert desk.waiting == []
+        desk.add(committed(1))
+        await settle()
+        assert len(desk.waiting) == 1
+        began = system.loop.time()
+        desk.add(RunClosed(epoch=1, at="now", ending="closed"))
+        await desk.flush()
+        assert system.loop.time() == began
+    desk.file.close()
+
+    assert len(read_journal(tmp_path).history) == 2
 
 
 async def test_a_keeper_that_crashes_writes_everything_once_it_is_back(tmp_path: Path) -> None:

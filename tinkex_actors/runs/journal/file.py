@@ -49,6 +49,7 @@ class JournalFile:
     def __init__(self, folder: Path) -> None:
         self.path = folder / JOURNAL
         self._connection: sqlite3.Connection | None = None
+        self._synced: bool | None = None
 
     def open(self) -> Record:
         """Open the file, or make it; check it whole; bring it to today's tables; return what it says.
@@ -103,13 +104,15 @@ class JournalFile:
         """Close the file. Idempotent."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._synced = None
 
     @contextlib.contextmanager
     def _transaction(self, *, synced: bool = True) -> Iterator[sqlite3.Connection]:
         assert self._connection is not None
         try:
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+            if synced is not self._synced:
+                self._connection.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+                self._synced = synced
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection
