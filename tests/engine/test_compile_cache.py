@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,23 @@ def test_programs_are_kept_under_the_version_and_the_first_folder_stays(tmp_path
     assert folder.name[0].isdigit()
     assert list(folder.iterdir())
     assert not (tmp_path / "two").exists()
+
+
+def test_a_program_that_was_left_half_written_is_compiled_and_kept_again(tmp_path: Path) -> None:
+    """JAX alone would complain of it at every start, and never write it again."""
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path / "one"), str(tmp_path / "two")]
+    folder = Path(subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip())
+    whole = {path: path.stat().st_size for path in folder.glob("*-cache")}
+    assert whole
+    for length in (0, 20):
+        for path in whole:
+            os.truncate(path, length)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert {path for path in whole if path.stat().st_size > 100} == whole.keys()
+    before = {path: path.stat().st_mtime_ns for path in whole}
+    subprocess.run(command, capture_output=True, check=True)
+    assert {path: path.stat().st_mtime_ns for path in whole} == before
 
 
 UNUSABLE = """

@@ -7,12 +7,18 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+import zstandard
 
 from tinkex_actors.runtime.log import Logger
 
 __all__ = ["enable_compile_cache"]
 
 _log = Logger("tinkex_actors.engine")
+
+# Its time of change is the beginning of the last look for torn programs.
+_LOOKED = "looked"
+# Of clocks of file systems, in seconds.
+_GRAIN = 2.0
 
 
 def enable_compile_cache(cache_dir: Path) -> Path | None:
@@ -37,6 +43,7 @@ def enable_compile_cache(cache_dir: Path) -> Path | None:
         # A folder that is there may still refuse files; JAX would say so for every program.
         with tempfile.TemporaryFile(dir=folder):
             pass
+        _drop_torn(folder)
     except OSError as error:
         _log.warning(
             "engine.compile_cache_unusable",
@@ -49,3 +56,26 @@ def enable_compile_cache(cache_dir: Path) -> Path | None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # type: ignore[no-untyped-call]
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)  # type: ignore[no-untyped-call]
     return folder
+
+
+def _drop_torn(folder: Path) -> None:
+    """Delete programs that a process left half written when it was killed.
+
+    JAX writes them in place and never again, so that it would refuse and complain of such a one at every start, for
+    ever. Only those are read that are newer than the last look. One that another process writes at this moment is
+    lost at worst, and compiled once more.
+    """
+    looked = folder / _LOOKED
+    since = looked.stat().st_mtime - _GRAIN if looked.exists() else 0.0
+    with tempfile.NamedTemporaryFile(dir=folder, delete=False) as now:
+        pass
+    for program in folder.glob("*-cache"):
+        try:
+            if program.stat().st_mtime >= since:
+                zstandard.ZstdDecompressor().decompress(program.read_bytes())
+        except FileNotFoundError:  # another process was quicker
+            pass
+        except zstandard.ZstdError:
+            program.unlink(missing_ok=True)
+            _log.info("engine.torn_program_dropped", file=str(program))
+    Path(now.name).replace(looked)
