@@ -60,7 +60,7 @@ async def test_a_429_opens_one_window_for_all_and_everything_is_answered_in_the_
     assert statistics <= refused + 50 + 10
 
 
-@seeds(200)
+@seeds(50)
 async def test_every_sample_ends_once_whatever_breaks() -> None:
     seed = asyncio.get_running_loop().seed  # type: ignore[attr-defined]
     service, server = counting(seed, lost_request=0.1, lost_answer=0.1, busy=0.1, limited=0.2, latency=0.1)

@@ -157,6 +157,11 @@ def test_a_hint_only_lengthens_the_wait_up_to_a_minute(hint: float, expected: fl
     assert step(polling(), StatusSeen(429, retry_after=hint), HELD, 0.0) == Poll(expected)
 
 
+@pytest.mark.parametrize(("hint", "expected"), [(None, 0.05), (0.0, 0.05), (0.01, 0.05), (7.0, 7.0), (3600.0, 60.0)])
+def test_not_yet_may_say_when_to_ask_again(hint: float | None, expected: float) -> None:
+    assert delays([TryAgainSeen("active", None, hint)], held=0.0) == [expected]
+
+
 def test_three_bad_requests_in_a_row_are_tolerated() -> None:
     state = polling()
     for _ in range(3):

@@ -2,104 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.attribution import calling
 from tinkex_actors.actors.byte_gate import ByteGate
 from tinkex_actors.actors.desk import Desk
+from tinkex_actors.actors.promise import Promise, end, poll
 from tinkex_actors.actors.session_polls import Group, SessionPolls
-from tinkex_actors.errors import (
-    APIConnectionError,
-    APIStatusError,
-    GoneError,
-    RemoteWireError,
-    RequestFailedError,
-    TinkexError,
-    status_error,
-)
-from tinkex_actors.machines import polling
 from tinkex_actors.runtime import Actor, handler
-from tinkex_actors.wire.answers import Failed, MetadataOnly, Ready, Timeout408, TryAgain
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable
-
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.actors.link import Link
     from tinkex_actors.machines.session_polling import SessionPolling
-    from tinkex_actors.wire.routes import Route
 
-__all__ = ["Poller", "PollerDesk", "Promise"]
+__all__ = ["Poller", "PollerDesk"]
 
 
 # Protocol 5.2, `inflight_response_bytes_semaphore_size`.
 _RESPONSE_BYTES = 52_428_800
-_RUNNING = "running on the server"
 # Polls begun in one turn of the loop, so that no turn is a long one.
 _PER_TURN = 32
-
-
-class Promise:
-    """One request id that will turn into a result.
-
-    Args:
-        request_id: the server's name for it.
-        route: the endpoint that gave it; says what the result is.
-        on_result: called with the decoded result.
-        on_error: called with the error that ends it.
-        on_queue: called at once when the queue's state changes, with the new state and the server's reason.
-        now: the loop's time.
-        roundtrip: seconds between starting the call and holding the promise (protocol 1.2).
-        group: the sampling session whose completions are asked for at once; None polls for this promise alone.
-    """
-
-    __slots__ = ("caller", "group", "machine", "on_error", "on_queue", "on_result", "request_id", "roundtrip", "route")
-
-    def __init__(
-        self,
-        request_id: str,
-        route: Route,
-        *,
-        on_result: Callable[[Any], None],
-        on_error: Callable[[Exception], None],
-        now: float,
-        roundtrip: float | None = None,
-        on_queue: Callable[[str, str | None], None] | None = None,
-        group: Group | None = None,
-    ) -> None:
-        self.request_id = request_id
-        self.route = route
-        self.on_result = on_result
-        self.on_error = on_error
-        self.on_queue = on_queue
-        self.roundtrip = roundtrip
-        self.group = group
-        self.caller = calling.get()  # the task that was given the promise works for it
-        self.machine = polling.Polling(request_id=request_id, started_at=now)
-
-    def describe(self, now: float) -> str:
-        """What it waits for, in words."""
-        machine = self.machine
-        polled = "once" if machine.polls == 1 else f"{machine.polls} times"
-        words = f"running on the server, polled {polled}"
-        if self.group is not None and not machine.polls:
-            words = "running on the server, polled with its sampling session"
-        cause = self.cause(now)
-        return words if cause == _RUNNING else f"{words}, {cause}"
-
-    def cause(self, now: float) -> str:
-        """Why it is not done yet, as far as is known, in words."""
-        machine = self.machine
-        causes = []
-        if machine.queue_state != "active":
-            since = "" if machine.queue_since is None else f" for {now - machine.queue_since:.0f} s"
-            reason = f": {machine.queue_reason}" if machine.queue_reason else ""
-            causes.append(f"queue {machine.queue_state}{since}{reason}")
-        if machine.backoff:
-            silent = "" if machine.silent_since is None else f" for {now - machine.silent_since:.0f} s"
-            causes.append(f"{machine.backoff} polls in a row without a usable answer{silent}")
-        return ", ".join(causes) or _RUNNING
 
 
 class PollerDesk(Desk):
@@ -130,9 +54,37 @@ class PollerDesk(Desk):
         self.fresh.append(promise)
         self.ring()
 
+    async def carry(self, promise: Promise, link: Link) -> None:
+        """Poll in the task that calls, as long as it lives; if it is cancelled or fails, the poller goes on.
+
+        It saves whoever was given the promise a task and two turns of the loop. A promise that is watched already, or
+        polled with its session, is left to the poller.
+        """
+        if promise.group is not None or promise.request_id in self.promises:
+            self.watch(promise)
+            return
+        self.promises[promise.request_id] = promise
+        promise.task = asyncio.current_task()
+        try:
+            decision, outcome = await poll(promise, link, self.gate)
+        except BaseException:
+            promise.task = None
+            if self.promises.get(promise.request_id) is promise:
+                self.fresh.append(promise)
+                self.ring()
+            raise
+        if self.promises.get(promise.request_id) is promise:
+            del self.promises[promise.request_id]
+            end(promise, decision, outcome)
+
     def drop(self, request_id: str) -> None:
         """Stop polling: nobody wants the result any more. Unknown ids are ignored."""
-        if self.promises.pop(request_id, None) is not None:
+        promise = self.promises.pop(request_id, None)
+        if promise is None:
+            return
+        if promise.task is not None:
+            promise.task.cancel()
+        else:
             self.dropped.append(request_id)
             self.ring()
 
@@ -168,7 +120,8 @@ class Poller(Actor):
         self._desk.fresh.clear()
         self._desk.dropped.clear()
         for promise in list(self._desk.promises.values()):
-            self._start(promise)
+            if promise.task is None:
+                self._start(promise)
 
     @handler
     def wake(self) -> None:
@@ -198,12 +151,7 @@ class Poller(Actor):
         calling.set(promise.caller)
         if promise.group is not None and not promise.machine.polls:
             promise.machine.announced(await self._sessions.completion(promise.group, promise.request_id))
-        decision: polling.Decision = promise.machine.resume(self.system.loop.time())
-        while isinstance(decision, polling.Poll):
-            if decision.delay:
-                await self._link.pause(decision.delay)
-            async with self._desk.gate.passing(decision.reserve_bytes):
-                decision, outcome = await self._ask(promise)
+        decision, outcome = await poll(promise, self._link, self._desk.gate)
         if self._desk.promises.get(promise.request_id) is not promise:
             return  # dropped as its answer came; whoever watches this id now has a poll of their own
         # The promise leaves the desk and its owner hears of it in one step: no crash can come between.
@@ -211,69 +159,4 @@ class Poller(Actor):
         del self._desk.promises[promise.request_id]
         if promise.group is not None:
             self._sessions.read(promise.group, promise.request_id)
-        if isinstance(decision, polling.Resolve):
-            promise.on_result(outcome)
-        else:
-            promise.on_error(_error(promise, decision, outcome))
-
-    async def _ask(self, promise: Promise) -> tuple[polling.Decision, Any]:
-        """Poll once; returns the machine's word, and the result or the error."""
-        machine, loop = promise.machine, self.system.loop
-        polling.started(machine, loop.time())
-        outcome: Any = None
-        event: polling.Event
-        try:
-            answer = await self._link.poll(
-                promise.request_id,
-                promise.route,
-                iteration=machine.iteration,
-                allow_metadata_only=machine.allow_metadata_only,
-                roundtrip=promise.roundtrip if machine.iteration == 0 else None,
-            )
-            match answer:
-                case Ready(result=result):
-                    event, outcome = polling.ReadySeen(), result
-                case (
-                    TryAgain(queue_state=queue_state, reason=reason)
-                    | Timeout408(queue_state=queue_state, reason=reason)
-                ):
-                    event = polling.TryAgainSeen(queue_state, reason)
-                case MetadataOnly(size_bytes=size_bytes):
-                    event = polling.MetadataSeen(size_bytes)
-                case Failed(error=error, category=category):
-                    event = polling.FailedSeen(error, category)
-        except APIStatusError as status:
-            event, outcome = polling.StatusSeen(status.status_code, status.retry_after), status
-        except APIConnectionError as broken:
-            event, outcome = polling.NoAnswer(), broken
-        except TinkexError as unreadable:
-            return polling.Fail("protocol", str(unreadable)), unreadable
-        before = machine.queue_state
-        decision = polling.step(machine, event, loop.time(), self.system.rng.random())
-        if machine.queue_state != before and promise.on_queue is not None and isinstance(decision, polling.Poll):
-            promise.on_queue(machine.queue_state, machine.queue_reason)
-        return decision, outcome
-
-
-def _error(promise: Promise, decision: polling.Fail, cause: Any) -> Exception:
-    where = f"{promise.route.name} {promise.request_id}"
-    match decision.kind:
-        case "failed":
-            return RequestFailedError(
-                f"{where} failed on the server ({decision.category}): {decision.detail}",
-                request_id=promise.request_id,
-                category=decision.category,
-            )
-        case "gone":
-            return GoneError(
-                f"{where}: {decision.detail}. Its result is lost; what it did to the model is not known.",
-                status_code=decision.status or 410,
-                request_id=promise.request_id,
-            )
-        case "status" if isinstance(cause, APIStatusError):
-            return cause
-        case "status":
-            kind = status_error(decision.status or 0)
-            return kind(f"{where}: {decision.detail}", status_code=decision.status or 0, request_id=promise.request_id)
-        case _:
-            return cause if isinstance(cause, TinkexError) else RemoteWireError(f"{where}: {decision.detail}")
+        end(promise, decision, outcome)

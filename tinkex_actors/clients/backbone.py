@@ -11,7 +11,8 @@ from tinkex_actors.actors.dispatcher import DispatcherDesk
 from tinkex_actors.actors.dispatcher.words import described
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
-from tinkex_actors.actors.poller import PollerDesk, Promise
+from tinkex_actors.actors.poller import PollerDesk
+from tinkex_actors.actors.promise import Promise
 from tinkex_actors.actors.recovery import RecoveryDesk
 from tinkex_actors.actors.sequencer import Discipline, SequencerDesk
 from tinkex_actors.actors.session import SessionDesk, finish

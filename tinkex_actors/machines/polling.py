@@ -5,7 +5,7 @@ Rules (protocol part 4):
 1. Two polls of one promise start at least the floor apart: 0.05 s, doubling to 1.0 s while answers come back within a
    second and without news. After a poll that the server held for 1 s or longer the next one may start at once, and
    the floor is 0.05 s again. (The official client re-polls at once, also after a 5xx.)
-2. try_again and 408: poll again, as far as the floor allows.
+2. try_again and 408: poll again, as far as the floor allows, and no earlier than the answer asks for, up to 60 s.
 3. 5xx: wait 0.5 s, doubling to 30 s. 429 and no usable answer: 1 s, doubling to 30 s. A server hint makes the
    wait longer, up to 60 s, and never shorter. The exponent starts again after any other answer.
 4. 400: tolerated 3 times in a row; the fourth is final.
@@ -67,10 +67,14 @@ _QUEUE_STATES = ("active", "paused_capacity", "paused_rate_limit")
 
 
 class TryAgainSeen(Struct, frozen=True):
-    """Event: not ready. ``queue_state`` is None where the answer named none; ``reason`` is the server's words."""
+    """Event: not ready. ``queue_state`` is None where the answer named none; ``reason`` is the server's words.
+
+    ``retry_after`` is the pause in seconds that the answer asks for (``retry_after_ms``), or None.
+    """
 
     queue_state: str | None = None
     reason: str | None = None
+    retry_after: float | None = None
 
 
 class MetadataSeen(Struct, frozen=True):
@@ -215,7 +219,7 @@ def step(state: Polling, event: Event, now: float, u: float) -> Decision:
         case FailedSeen(error=error, category=category):
             decision = Fail("failed", error, category=category)
         case TryAgainSeen():
-            decision = _ordinary(state, now)
+            decision = _not_yet(state, event.retry_after, now)
             _note_queue(state, event, now)
         case MetadataSeen(size_bytes=size_bytes):
             decision = _metadata(state, size_bytes, now)
@@ -257,6 +261,11 @@ def _ordinary(state: Polling, now: float) -> Poll:
     state.bad_requests = 0
     state.billing_since = None
     return Poll(_floor_delay(state, now), state.allow_metadata_only)
+
+
+def _not_yet(state: Polling, hint: float | None, now: float) -> Poll:
+    floor = _ordinary(state, now)
+    return floor if hint is None else Poll(max(floor.delay, min(hint, _LONGEST_HINT)), floor.allow_metadata_only)
 
 
 def _metadata(state: Polling, size_bytes: int, now: float) -> Decision:

@@ -16,7 +16,7 @@ from tinkex_actors.actors.dispatcher.events import (
 )
 from tinkex_actors.actors.dispatcher.sample import Priority, Sample, SamplerSession, retry_delay
 from tinkex_actors.actors.dispatcher.words import described, stuck, why_paused
-from tinkex_actors.actors.poller import Promise
+from tinkex_actors.actors.promise import Promise
 from tinkex_actors.machines.admission import Admission, AdmissionStatistics, Effect, Post, WakeAt
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire.routes import ROUTES
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from tinkex_actors.actors.futures import ApiFuture
     from tinkex_actors.actors.ledger import Ledger
+    from tinkex_actors.actors.link import Link
     from tinkex_actors.actors.poller import PollerDesk
     from tinkex_actors.machines.admission.backoff import Backoff
     from tinkex_actors.types import SampleRequest
@@ -34,6 +35,7 @@ __all__ = ["DispatcherDesk"]
 
 _log = Logger("tinkex_actors.sampling")
 
+_ASAMPLE = ROUTES["asample"]
 # Protocol 4.11.
 _DEBOUNCE = 60.0
 
@@ -129,13 +131,15 @@ class DispatcherDesk(Desk):
         session_id = session.sampling_session_id
         request = msgspec.structs.replace(request, sampling_session_id=session_id, seq_id=number)
         future = self._ledger.open(operation, sampling_session_id=session_id, seq_ids=[number], request_ids=[])
-        self._samples[sample_id] = Sample(session, request, size_bytes, finish, future, priority)
+        sample = self._samples[sample_id] = Sample(
+            self, sample_id, session, request, size_bytes, finish, future, priority
+        )
         if not session.live:
             session.progress_at = future.created_at
             self.sessions.add(session)
         session.live += 1
-        future.waits_for(lambda: self._describe(sample_id))
-        future.on_cancel(lambda: self._cancel(sample_id))
+        future.waits_for(sample.describe)
+        future.on_cancel(sample.cancel)
         self._admit(sample_id)
         return future
 
@@ -162,8 +166,8 @@ class DispatcherDesk(Desk):
 
     def accepted(
         self, sample_id: int, request_id: str, sequence_ids: list[str], *, now: float, roundtrip: float
-    ) -> None:
-        """The server has taken the request: poll for its result."""
+    ) -> Promise | None:
+        """The server has taken the request; returns its promise, or None where nobody wants it now."""
         sample = self._samples.get(sample_id)
         since = self.admission.backoff.since
         self.note(self.admission.accepted(sample_id))
@@ -171,22 +175,25 @@ class DispatcherDesk(Desk):
         if sample is None:
             self.note(self.admission.cancelled(sample_id))
             self._give_up(request_id)
-            return
+            return None
         sample.request_id = request_id
+        sample.sequence_ids = sequence_ids
         sample.future.ids["request_ids"].append(request_id)
         session = sample.session
-        self._poller.watch(
-            Promise(
-                request_id,
-                ROUTES["asample"],
-                on_result=lambda result: self._result(sample_id, result, sequence_ids),
-                on_error=lambda error: self.failed(sample_id, error, now=self._now()),
-                on_queue=lambda state, reason: self._queue(session, state, reason),
-                now=now,
-                roundtrip=roundtrip,
-                group=(session.sampling_session_id, session.clone) if self.by_session else None,
-            )
+        return Promise(
+            request_id,
+            _ASAMPLE,
+            on_result=sample.result,
+            on_error=sample.lost,
+            on_queue=sample.queue,
+            now=now,
+            roundtrip=roundtrip,
+            group=(session.sampling_session_id, session.clone) if self.by_session else None,
         )
+
+    async def carry(self, promise: Promise, link: Link) -> None:
+        """Poll a sample in the task that calls; the poller goes on if that ends."""
+        await self._poller.carry(promise, link)
 
     def limited(self, sample_id: int, retry_after: float | None, cause: str) -> None:
         """The server did not take the request: everything waits for the back-off window."""
@@ -194,13 +201,13 @@ class DispatcherDesk(Desk):
         self.note(self.admission.limited(sample_id, self._now(), retry_after, self._draw(), cause))
         self._tell_of_window(since)
 
-    def failed(self, sample_id: int, error: Exception, *, now: float) -> None:
+    def failed(self, sample_id: int, error: Exception) -> None:
         """The attempt has failed: send a lost sample again under a new number, else fail the call."""
         sample = self._samples.get(sample_id)
         self.note(self.admission.failed(sample_id))
         if sample is None:
             return
-        delay = retry_delay(sample, error, now, self._draw())
+        delay = retry_delay(sample, error, self._now(), self._draw())
         if delay is None:
             self._end(sample_id)
             sample.future.fail(error)
@@ -246,9 +253,49 @@ class DispatcherDesk(Desk):
             error = stuck(session, self.statistics(), self._poller.promises, self._of(session), now)
             _log.error("sampling.stuck", sampling_session_id=session.sampling_session_id, error=str(error))
             for sample_id, sample in self._of(session).items():
-                self._cancel(sample_id)
+                self.cancel(sample_id)
                 sample.future.fail(error)
         return min(due, default=None)
+
+    # --- for the samples ---------------------------------------------------------------------------------------------
+    def result(self, sample_id: int, result: Any) -> None:
+        """The server's answer to a sample."""
+        sample = self._end(sample_id)
+        self.note(self.admission.finished(sample_id))
+        if sample is None:
+            return
+        session = sample.session
+        session.progress_at = self._now()
+        if session.queue_state != "active":
+            self.queue(session, "active", None)
+        try:
+            value = sample.finish(_name_sequences(result, sample.sequence_ids))
+        except Exception as error:
+            sample.future.fail(error)
+        else:
+            sample.future.resolve(value)
+
+    def cancel(self, sample_id: int) -> bool:
+        """Give a sample up, and back what it had taken."""
+        sample = self._end(sample_id)
+        if sample is None:
+            return False
+        if sample.request_id is not None:
+            self._poller.drop(sample.request_id)
+            self._give_up(sample.request_id)
+        self.note(self.admission.cancelled(sample_id))
+        return True
+
+    def describe(self, sample_id: int) -> str:
+        """What a sample waits for, in words."""
+        sample = self._samples.get(sample_id)
+        if sample is None:
+            return "ending"
+        now = self._now()
+        stage = self.admission.stage(sample_id)
+        if stage == "in_flight" and sample.request_id is not None:
+            return self._poller.describe(sample.request_id, now)
+        return described(stage, self.statistics(), sample.attempt, now)
 
     def statistics(self) -> AdmissionStatistics:
         """What stands where: waiting, being posted, in flight, and the back-off window."""
@@ -278,40 +325,15 @@ class DispatcherDesk(Desk):
             sample.session.live -= 1
             if not sample.session.live:
                 self.sessions.discard(sample.session)
-                self._queue(sample.session, "active", None)
+                self.queue(sample.session, "active", None)
         return sample
-
-    def _result(self, sample_id: int, result: Any, sequence_ids: list[str]) -> None:
-        sample = self._end(sample_id)
-        self.note(self.admission.finished(sample_id))
-        if sample is None:
-            return
-        sample.session.progress_at = self._now()
-        if sample.session.queue_state != "active":
-            self._queue(sample.session, "active", None)
-        try:
-            value = sample.finish(_name_sequences(result, sequence_ids))
-        except Exception as error:
-            sample.future.fail(error)
-        else:
-            sample.future.resolve(value)
-
-    def _cancel(self, sample_id: int) -> bool:
-        sample = self._end(sample_id)
-        if sample is None:
-            return False
-        if sample.request_id is not None:
-            self._poller.drop(sample.request_id)
-            self._give_up(sample.request_id)
-        self.note(self.admission.cancelled(sample_id))
-        return True
 
     def _give_up(self, request_id: str) -> None:
         if self.tells_cancels():
             self.cancels.append(request_id)
             self.ring()
 
-    def _queue(self, session: SamplerSession, state: str, reason: str | None) -> None:
+    def queue(self, session: SamplerSession, state: str, reason: str | None) -> None:
         """The server says how its queue takes a session's samples; a pause opens the window."""
         now = self._now()
         before, since = session.queue_state, session.queue_since
@@ -349,16 +371,6 @@ class DispatcherDesk(Desk):
             seconds = self._now() - since
             self._publish(BackoffWindowClosed(seconds, waiting))
             _log.info("sampling.resumed", seconds=round(seconds, 3), waiting=waiting)
-
-    def _describe(self, sample_id: int) -> str:
-        sample = self._samples.get(sample_id)
-        if sample is None:
-            return "ending"
-        now = self._now()
-        stage = self.admission.stage(sample_id)
-        if stage == "in_flight" and sample.request_id is not None:
-            return self._poller.describe(sample.request_id, now)
-        return described(stage, self.statistics(), sample.attempt, now)
 
 
 def _name_sequences(result: Any, sequence_ids: list[str]) -> Any:

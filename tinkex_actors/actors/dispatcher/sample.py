@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 from tinkex_actors.errors import APIConnectionError, APIStatusError, GoneError
 from tinkex_actors.machines.retry import Failure, RetryPolicy, decide
@@ -73,23 +73,47 @@ class SamplerSession:
         return next(self._numbers)
 
 
+class Owner(Protocol):
+    """The desk, seen from its samples."""
+
+    def result(self, sample_id: int, result: Any) -> None:
+        """The server's answer."""
+
+    def failed(self, sample_id: int, error: Exception) -> None:
+        """The attempt has failed."""
+
+    def queue(self, session: SamplerSession, state: str, reason: str | None) -> None:
+        """The server says how its queue takes the session's samples."""
+
+    def cancel(self, sample_id: int) -> bool:
+        """Give it up."""
+
+    def describe(self, sample_id: int) -> str:
+        """What it waits for, in words."""
+
+
 class Sample:
     """One call of a client's method."""
 
     __slots__ = (
         "attempt",
         "begun",
+        "desk",
         "finish",
         "future",
+        "id",
         "priority",
         "request",
         "request_id",
+        "sequence_ids",
         "session",
         "size_bytes",
     )
 
     def __init__(
         self,
+        desk: Owner,
+        sample_id: int,
         session: SamplerSession,
         request: SampleRequest,
         size_bytes: int,
@@ -97,6 +121,8 @@ class Sample:
         future: ApiFuture[Any],
         priority: Priority,
     ) -> None:
+        self.desk = desk
+        self.id = sample_id
         self.session = session
         self.request = request
         self.size_bytes = size_bytes
@@ -104,8 +130,30 @@ class Sample:
         self.future = future
         self.priority = priority
         self.request_id: str | None = None
+        self.sequence_ids: list[str] = []
         self.attempt = 0
         self.begun = future.created_at
+
+    # Methods rather than closures: thousands wait at once, and what each of them holds is counted.
+    def result(self, result: Any) -> None:
+        """Its promise was kept."""
+        self.desk.result(self.id, result)
+
+    def lost(self, error: Exception) -> None:
+        """Its promise was not kept."""
+        self.desk.failed(self.id, error)
+
+    def queue(self, state: str, reason: str | None) -> None:
+        """The server says how its queue takes such samples."""
+        self.desk.queue(self.session, state, reason)
+
+    def cancel(self) -> bool:
+        """Nobody wants it any more."""
+        return self.desk.cancel(self.id)
+
+    def describe(self) -> str:
+        """What it waits for, in words."""
+        return self.desk.describe(self.id)
 
 
 def retry_delay(sample: Sample, error: Exception, now: float, u: float) -> float | None:

@@ -28,7 +28,7 @@ _CANCELS_AT_ONCE = 64
 
 
 class Dispatcher(Actor):
-    """Posts samples as the desk's machine admits them, each in a task of its own.
+    """Posts samples as the desk's machine admits them, and polls for each, in a task of its own.
 
     Args:
         desk: the samples; outlives this incarnation.
@@ -123,7 +123,7 @@ class Dispatcher(Actor):
         begun = loop.time()
         try:
             # A 429 is the admission machine's business and the rest `retry_delay`'s, so one attempt is all.
-            promise = await self._link.exchange(
+            answer = await self._link.exchange(
                 ROUTES["asample"], sample.request, policy=NO_RETRY, idempotency_key=_key(sample.request)
             )
         except RateLimitError as error:
@@ -132,15 +132,17 @@ class Dispatcher(Actor):
             # Not admitted, as a 429, as long as the pause may last (protocol 4.6, 7.3).
             pause = self._link.billing.refused(loop.time())
             if pause is None:
-                desk.failed(sample_id, error, now=loop.time())
+                desk.failed(sample_id, error)
             else:
                 desk.limited(sample_id, pause, "billing (402)")
         except TinkexError as error:
-            desk.failed(sample_id, error, now=loop.time())
+            desk.failed(sample_id, error)
         else:
             now = loop.time()
-            names = promise.sample_sequence_ids or []
-            desk.accepted(sample_id, promise.request_id, names, now=now, roundtrip=now - begun)
+            names = answer.sample_sequence_ids or []
+            promise = desk.accepted(sample_id, answer.request_id, names, now=now, roundtrip=now - begun)
+            if promise is not None:
+                await desk.carry(promise, self._link)
 
     async def _tell_cancelled(self, request_id: str) -> None:
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tinkex_actors.actors.dispatcher.sample import Sample, SamplerSession
-    from tinkex_actors.actors.poller import Promise
+    from tinkex_actors.actors.promise import Promise
     from tinkex_actors.machines.admission import AdmissionStatistics
 
 __all__ = ["described", "stuck", "why_paused"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tinkex_actors.actors.desk import Desk
-from tinkex_actors.actors.poller import Promise
+from tinkex_actors.actors.promise import Promise
 from tinkex_actors.actors.sequencer import wording
 from tinkex_actors.actors.sequencer.calls import Call, Reservation
 from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed, SequenceBroken
