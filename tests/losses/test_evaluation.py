@@ -249,6 +249,8 @@ def test_a_logprob_that_is_not_finite_is_the_servers_fault() -> None:
 def test_shapes_that_do_not_fit_are_named() -> None:
     data, rows = a_batch(3, 4)
 
+    with pytest.raises(ShapeMismatchError, match=r"0 data without a single logprob.*at least one token"):
+        evaluate(weighted, [], [])
     with pytest.raises(ShapeMismatchError, match="1 arrays of logprobs for 2 data"):
         evaluate(weighted, data, rows[:1])
     with pytest.raises(ShapeMismatchError, match=r"datum 1: logprobs have shape \[3\], expected \[4\]"):

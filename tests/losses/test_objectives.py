@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.test_util import check_grads
 
 from tinkex_actors import Datum, LossError, ModelInput, ShapeMismatchError
+from tinkex_actors.engine.core.objectives import LOSSES, Signals, token_losses
 from tinkex_actors.losses import (
     BatchLoss,
     cispo,
@@ -26,7 +29,6 @@ from tinkex_actors.losses import (
     kl_to_reference,
     ppo,
 )
-from tinkex_actors.losses.checking import check
 from tinkex_actors.losses.evaluation.evaluate import run_loss
 
 pytestmark = pytest.mark.slow  # each objective is compiled, in 32 and in 64 bits
@@ -132,27 +134,57 @@ def test_an_objective_equals_its_formula(name: str, reduction: str) -> None:
         assert evaluate(make(), data, rows).loss == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["cross_entropy", "importance_sampling", "dro"])
-def test_an_objectives_gradient_agrees_with_differences(name: str) -> None:
-    data, rows = a_batch(1)
+def frozen(name: str, datum: Datum, lp: Any, at: Any) -> Any:
+    """The formula with what passes no gradient held at ``at``: what the gradient there is that of."""
+    if name == "cispo":
+        return -np.clip(np.exp(at - read(datum, "logprobs")), 0.0, 4.0) * lp * read(datum, "advantages")
+    if name == "gspo":
+        mask = read(datum, "sequence_ratio_mask")
+        ratio = np.exp(((at - read(datum, "logprobs")) * mask).sum() / max(mask.sum(), 1e-20)) * np.exp(lp - at)
+        return -clipped_gain(ratio, read(datum, "advantages"), 0.8, 1.2)
+    return SERVERS[name][1](datum, lp)
 
-    assert check(SERVERS[name][0](reduction="sequence_mean"), data, rows, tokens=12, quiet=True).problems == ()
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_an_objectives_gradient_is_that_of_differences_of_its_formula(name: str) -> None:
+    data, rows = a_batch(1)
+    with jax.enable_x64(True):
+        found = run_loss(SERVERS[name][0](), data, rows)
+
+    for datum, row, gradient in zip(data, rows, found.gradients, strict=True):
+        step = 1e-6 * np.eye(len(row))
+        up = np.array([frozen(name, datum, row + move, row).sum() for move in step])
+        down = np.array([frozen(name, datum, row - move, row).sum() for move in step])
+        np.testing.assert_allclose(gradient, (up - down) / 2e-6, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "importance_sampling", "ppo", "dro"])
+def test_an_objectives_gradient_agrees_with_its_own_differences(name: str) -> None:
+    """``check_grads`` of every objective that cuts nothing off."""
+    data, rows = a_batch(1, (3, 5))
+    loss = SERVERS[name][0](reduction="sequence_mean")
+    with jax.enable_x64(True):
+        check_grads(jax.jit(lambda at: loss(data, at)[0]), (rows,), order=1, modes=("rev",), atol=1e-6, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     "loss",
     [
+        dpo(),
         dpo(beta=0.5, label_smoothing=0.1, length_normalised=True),
+        kl_to_reference(estimator="k1"),
         kl_to_reference(estimator="k2"),
+        kl_to_reference(estimator="k3"),
         entropy_bonus(),
         ppo() + 0.1 * kl_to_reference(reduction="sequence_mean"),
     ],
     ids=repr,
 )
 def test_a_terms_gradient_agrees_with_differences(loss: BatchLoss) -> None:
-    data, rows = a_batch(2)
+    data, rows = a_batch(2, (3, 5))
 
-    assert check(loss, data, rows, tokens=12, quiet=True).problems == ()
+    with jax.enable_x64(True):
+        check_grads(jax.jit(lambda at: loss(data, at)[0]), (rows,), order=1, modes=("rev",), atol=1e-6, rtol=1e-6)
 
 
 def test_cispo_weighs_the_score_by_the_clipped_ratio() -> None:
@@ -280,6 +312,83 @@ def test_compiled_equals_not_compiled(name: str) -> None:
     assert found.loss == pytest.approx(float(value), rel=1e-6)
     for compiled, plain in zip(found.gradients, gradients, strict=True):
         np.testing.assert_allclose(compiled, plain, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_default_is_the_engines(name: str) -> None:
+    served = LOSSES[name]
+    own = {
+        key: parameter.default
+        for key, parameter in inspect.signature(SERVERS[name][0]).parameters.items()
+        if key != "reduction"
+    }
+
+    assert own == served.defaults
+    assert set(LOSSES) == set(SERVERS)
+
+
+@jax.jit
+def served(index: Any, logprobs: Any, signals: Signals) -> Any:
+    """The engine's own losses, and their gradients; one program for all."""
+    return jax.value_and_grad(lambda at: token_losses(index, at, signals).sum())(logprobs)
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_formula_is_the_engines(name: str) -> None:
+    """The same numbers into the engine's own code, where no model stands between: value and gradient are equal."""
+    data, rows = a_batch(11, (6, 6, 6))
+
+    def stacked(arrays: Any) -> Any:
+        return np.stack(arrays).astype(np.float32)[:, :, None]
+
+    def setting(key: str, otherwise: float) -> Any:
+        return np.full((3, 6, 1), LOSSES[name].defaults.get(key, otherwise), np.float32)
+
+    weights, q, advantages, ratio_mask = (
+        stacked([read(datum, key) for datum in data])
+        for key in ("weights", "logprobs", "advantages", "sequence_ratio_mask")
+    )
+    low, high = setting("clip_low_threshold", 0.0), setting("clip_high_threshold", np.inf)
+    signals = Signals(weights, q, advantages, low, high, setting("beta", 0.0), ratio_mask)
+    wanted, gradients = served(np.int32(LOSSES[name].index), stacked(rows), signals)
+    found = evaluate(SERVERS[name][0](), data, rows)
+
+    assert found.loss == pytest.approx(float(wanted), rel=1e-5)
+    for row, gradient in zip(found.gradients, gradients, strict=True):
+        np.testing.assert_allclose(row, gradient[:, 0], rtol=1e-5, atol=1e-6)
+
+
+EVERY = [
+    *(make(reduction=how) for make, _ in SERVERS.values() for how in ("sum", "sequence_mean")),
+    dpo(),
+    dpo(length_normalised=True),
+    kl_to_reference(),
+    entropy_bonus(),
+]
+
+
+@pytest.mark.parametrize("loss", EVERY, ids=repr)
+def test_batches_that_are_hardly_any(loss: BatchLoss) -> None:
+    """One token each, nothing that counts, some data without tokens: finite; no tokens at all, no data: refused."""
+    rng = np.random.default_rng(0)
+    few = [a_datum(rng, length) for length in (1, 1, 0, 2)]
+    rows = [np.full(length, -0.5) for length in (1, 1, 0, 2)]
+    silent = [
+        Datum(d.model_input, {**d.loss_fn_inputs, **{key: np.zeros(len(row), np.float32) for key in SILENCED}})
+        for d, row in zip(few, rows, strict=True)
+    ]
+
+    for data in (few, silent):
+        found = evaluate(loss, data, rows)
+        assert [gradient.shape for gradient in found.gradients] == [(1,), (1,), (0,), (2,)]
+        assert all(np.isfinite(value) for value in (found.loss, *found.metrics.values()))
+    with pytest.raises(ShapeMismatchError, match="2 data without a single logprob"):
+        evaluate(loss, [few[2]] * 2, [np.zeros(0)] * 2)
+    with pytest.raises(ShapeMismatchError, match="0 data without a single logprob"):
+        evaluate(loss, [], [])
+
+
+SILENCED = ("weights", "advantages", "sequence_ratio_mask")
 
 
 @given(

@@ -31,7 +31,7 @@ def check_logprobs(data: Sequence[Datum], logprobs: Rows) -> None:
     """Refuse logprobs that are not one finite array for each datum, shaped as its ``target_tokens``.
 
     Raises:
-        ShapeMismatchError: another number of arrays, another shape, or no ``target_tokens``.
+        ShapeMismatchError: another number of arrays, another shape, no ``target_tokens``, or no logprob at all.
         NonFiniteLossError: a logprob is NaN or infinite.
     """
     if len(data) != len(logprobs):
@@ -50,6 +50,11 @@ def check_logprobs(data: Sequence[Datum], logprobs: Rows) -> None:
                 f"datum {index}: logprobs have shape {list(row.shape)}, expected {list(expected)} as its "
                 "target_tokens. Keep data and logprobs in one order."
             )
+    if not any(row.size for row in logprobs):
+        raise ShapeMismatchError(
+            f"{len(data)} data without a single logprob: a loss needs at least one token to predict. Leave out batches "
+            "and data whose target_tokens are empty."
+        )
     if (at := first_bad(logprobs)) is not None:
         raise NonFiniteLossError(
             f"{_place(at)}: its logprob is {_value(logprobs, at)}, before the loss was computed. The model itself has "
