@@ -103,16 +103,19 @@ def _plain(value: Any, where: str, form: _Form) -> Any:
 
 def _record(value: msgspec.Struct, where: str, form: _Form) -> dict[str, Any]:
     tag, layout = _layout(type(value))
-    fields = dict(tag)
-    for name, default, always in layout:
-        item = getattr(value, name)
-        if item is None and form.omit_none:
-            continue
-        if form.minimal and not always and _says_nothing(name, item, default, where):
-            continue
-        # Most fields are such, and a path that nobody will read need not be made for them.
-        fields[name] = item if type(item) in _ATOMS else _plain(item, f"{where}.{name}", form)
-    return fields
+    given = msgspec.structs.asdict(value)
+    if form.minimal:
+        for name, default, always in layout:
+            if not always and _says_nothing(name, given[name], default, where):
+                del given[name]
+    omit_none = form.omit_none
+    # Most fields are such, and a path that nobody will read need not be made for them.
+    fields = {
+        name: item if type(item) in _ATOMS else _plain(item, f"{where}.{name}", form)
+        for name, item in given.items()
+        if item is not None or not omit_none
+    }
+    return {**tag, **fields} if tag else fields
 
 
 def _says_nothing(name: str, item: Any, default: Any, where: str) -> bool:
@@ -124,9 +127,9 @@ def _says_nothing(name: str, item: Any, default: Any, where: str) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _layout(kind: type[msgspec.Struct]) -> tuple[tuple[tuple[str, Any], ...], tuple[tuple[str, Any, bool], ...]]:
+def _layout(kind: type[msgspec.Struct]) -> tuple[dict[str, Any], tuple[tuple[str, Any, bool], ...]]:
     config = kind.__struct_config__
-    tag = ((config.tag_field, config.tag),) if config.tag_field is not None else ()
+    tag = {config.tag_field: config.tag} if config.tag_field is not None else {}
     always = _ALWAYS.get(kind, frozenset())
     layout = []
     for field in msgspec.structs.fields(kind):
