@@ -140,10 +140,12 @@ def test_a_schedule_compiles_nothing() -> None:
         return nll(inputs, logprobs, mask)
 
     pipeline = RegularizerPipeline([RegularizerSpec(L1(), linear(0.0, 1.0, 10), "l1")], BatchLoss(counted))
-    losses = [pipeline.at(step).value_and_grad(data, logprobs).loss for step in (0, 5, 10, 20)]
+    losses = [pipeline.at(0).value_and_grad(data, logprobs).loss]
+    before = len(traced)
+    losses += [pipeline.at(step).value_and_grad(data, logprobs).loss for step in (5, 10, 20)]
     size = float(sum(np.abs(row).sum() for row in logprobs))
     assert [loss - losses[0] for loss in losses] == pytest.approx([0, size / 2, size, size], rel=1e-4)
-    assert len(traced) == 1
+    assert len(traced) == before > 0
 
 
 def test_weights_over_steps() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,13 @@ import numpy.typing as npt
 from tinkex_actors.errors import LossError, ShapeMismatchError
 from tinkex_actors.losses.evaluation.buckets import bucket_shape, pad_rows
 from tinkex_actors.losses.evaluation.programs import ProgramCache, ShapeCount
+from tinkex_actors.losses.evaluation.ragged import Layout, Place, mask_of, padded, rows_of
 from tinkex_actors.losses.evaluation.result import Evaluation
-from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_logprobs, check_metrics, check_value
+from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics, check_value
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import Datum
 
-__all__ = ["BatchFunction", "BatchLoss"]
+__all__ = ["BatchFunction", "BatchLoss", "Packed", "view_of"]
 
 BatchFunction = Callable[[Mapping[str, jax.Array], jax.Array, jax.Array], tuple[jax.Array, Mapping[str, Any]]]
 
@@ -26,6 +27,20 @@ _log = Logger("tinkex_actors.losses")
 
 # A padded shape for looking at a loss, without computing: even groups of up to 8 divide it.
 _SMALL = 840
+
+
+class Packed(NamedTuple):
+    """A batch as a program takes it.
+
+    Args:
+        layout: where its rows lie.
+        flat: inputs of the targets' lengths, end to end, ``[N]`` or ``[N, K]``.
+        padded: the other inputs, padded: ``[B]``, ``[B, M]`` or ``[B, M, K]``.
+    """
+
+    layout: Layout
+    flat: dict[str, npt.NDArray[Any]]
+    padded: dict[str, npt.NDArray[Any]]
 
 
 class BatchLoss:
@@ -78,29 +93,24 @@ class BatchLoss:
             data: the batch.
             logprobs: an array for each datum, shaped as its ``target_tokens``.
         """
-        _, inputs, mask = self.pack(data, [np.shape(row) for row in logprobs])
-        rows = [_grown(jnp.asarray(row), mask.shape[1:]) for row in logprobs]
-        padded = _grown(jnp.stack(rows), mask.shape)
-        return self.fn(_Inputs(self.name, inputs), padded, jnp.asarray(mask))
+        packed = self.pack(data, [np.shape(row) for row in logprobs])
+        flat = packed.layout.join([jnp.asarray(row) for row in logprobs])
+        at, inputs, mask = view_of(flat, packed.flat, packed.padded, packed.layout.place, packed.layout.length)
+        return self.fn(_Inputs(self.name, inputs), at, mask)
 
     def value_and_grad(self, data: Sequence[Datum], logprobs: Sequence[npt.NDArray[Any]]) -> Evaluation:
-        """Return the loss, its gradient and its metrics at one batch.
+        """Return the loss, its gradient and its metrics at one batch of checked arrays (``losses.evaluate`` checks).
 
         Raises:
-            ShapeMismatchError: data and logprobs do not fit, or the loss is no scalar.
-            NonFiniteLossError: NaN or infinity in logprobs, gradient or loss; the datum and the token are named.
+            ShapeMismatchError: the loss is no scalar, or an input does not fit.
+            NonFiniteLossError: NaN or infinity in gradient or loss; the datum and the token are named.
             LossError: an input or a metric that is not as it must be.
         """
-        check_logprobs(data, logprobs)
         shapes = [row.shape for row in logprobs]
-        read = self._program.reads(self.name, self._examples(data), len(shapes[0]))
-        shape, inputs, mask = self.pack(data, shapes, read)
-        padded = pad_rows(logprobs, shape)
-        (value, metrics), gradient = self._program.run(self.name, padded, inputs, mask)
-        host = np.asarray(gradient)
-        # A copy of each: a slice would keep the whole padded array alive.
-        gradients = [_cut(host[row], given.shape).copy() for row, given in enumerate(logprobs)]
-        loss = float(value)
+        packed = self.pack(data, shapes, self.reads(data, len(shapes[0])))
+        flat = packed.layout.flat(logprobs, logprobs[0].dtype)
+        (value, metrics), gradient = jax.device_get(self._program.run(self.name, flat, packed))
+        gradients, loss = packed.layout.split(gradient), float(value)
         check_gradients(self.name, loss, gradients, logprobs)
         return Evaluation(loss, gradients, check_metrics(self.name, metrics))
 
@@ -142,8 +152,8 @@ class BatchLoss:
 
     def pack(
         self, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]], names: Iterable[str] | None = None
-    ) -> tuple[tuple[int, int], dict[str, npt.NDArray[Any]], npt.NDArray[np.bool_]]:
-        """Return the padded ``(B, T)`` of a batch, its inputs at that size, and the mask of what is no padding.
+    ) -> Packed:
+        """Return a batch as a program takes it.
 
         Args:
             data: the batch.
@@ -164,17 +174,22 @@ class BatchLoss:
             raise ShapeMismatchError(
                 f"{self.name}: logprobs of shapes {sorted(set(shapes))[:4]}; expected [T] for all, or [T, K] for all."
             )
-        rows, length = bucket_shape(len(shapes), max(shape[0] for shape in shapes))
-        rows += -rows % self.rows_per_group
-        inputs = {
-            name: _gather(name, data, shapes, (rows, length)) for name in (_names(data) if names is None else names)
-        }
-        return (rows, length), inputs, _mask(shapes, (rows, length))
+        layout = Layout(shapes, self.rows_per_group)
+        packed = Packed(layout, {}, {})
+        for name in _names(data) if names is None else names:
+            _gather(name, data, shapes, packed)
+        return packed
 
-    def _examples(self, data: Sequence[Datum]) -> dict[str, tuple[int, Any]]:
-        """Return rank and dtype of each input that every datum has."""
+    def reads(self, data: Sequence[Datum], rank: int) -> tuple[str, ...]:
+        """Return the names of the inputs that the function looks at, of those that every datum has.
+
+        Args:
+            data: the batch.
+            rank: dimensions of the logprobs of a datum.
+        """
         first = data[0].loss_fn_inputs
-        return {name: (len(first[name].shape), first[name].values_np.dtype) for name in _names(data)}
+        examples = {name: (len(first[name].shape), first[name].values_np.dtype) for name in _names(data)}
+        return self._program.reads(self.name, examples, rank)
 
 
 class _Program:
@@ -183,7 +198,7 @@ class _Program:
     def __init__(self, fn: BatchFunction) -> None:
         self.shapes = ShapeCount()
         self._fn = fn
-        self._compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True), static_argnums=3)
+        self._compiled = jax.jit(self._traced, static_argnums=(4, 5))
         self._reads: dict[Hashable, tuple[str, ...]] = {}
 
     def reads(self, name: str, examples: Mapping[str, tuple[int, Any]], rank: int) -> tuple[str, ...]:
@@ -218,22 +233,34 @@ class _Program:
         self._reads[key] = tuple(sorted(read & examples.keys()))
         return self._reads[key]
 
-    def run(
-        self, name: str, padded: npt.NDArray[Any], inputs: Mapping[str, npt.NDArray[Any]], mask: npt.NDArray[np.bool_]
-    ) -> Any:
-        """Return ``((value, metrics), gradient)``."""
-        inputs_shapes = tuple((key, array.shape) for key, array in inputs.items())
-        if self.shapes.note((padded.shape, padded.dtype.str, inputs_shapes)):
+    def run(self, name: str, logprobs: npt.NDArray[Any], packed: Packed) -> Any:
+        """Return ``((value, metrics), gradient)``, logprobs and gradient being flat."""
+        length = packed.layout.length
+        shapes = tuple((key, array.shape) for part in packed[1:] for key, array in part.items())
+        if self.shapes.note((logprobs.shape, logprobs.dtype.str, packed.layout.rows, length, shapes)):
             _log.warning(
                 "loss.compiled_often",
                 loss=name,
                 programs=len(self.shapes),
-                shape=padded.shape,
+                shape=(packed.layout.rows, length),
                 remedy="keep the number of data and the longest row of a batch in a narrower range",
             )
-        return self._compiled(padded, inputs, mask, name)
+        return self._compiled(logprobs, packed.flat, packed.padded, packed.layout.place, length, name)
 
     def _traced(
+        self,
+        logprobs: jax.Array,
+        flat: Mapping[str, jax.Array],
+        other: Mapping[str, jax.Array],
+        place: Place,
+        length: int,
+        name: str,
+    ) -> tuple[tuple[jax.Array, dict[str, Any]], jax.Array]:
+        at, inputs, mask = view_of(logprobs, flat, other, place, length)
+        found, gradient = jax.value_and_grad(self._value, has_aux=True)(at, inputs, mask, name)
+        return found, rows_of(gradient, place)
+
+    def _value(
         self, logprobs: jax.Array, inputs: Mapping[str, jax.Array], mask: jax.Array, name: str
     ) -> tuple[jax.Array, dict[str, Any]]:
         result = self._fn(_Inputs(name, inputs), logprobs, mask)
@@ -245,6 +272,23 @@ class _Program:
 
 
 _programs = ProgramCache(_Program)
+
+
+def view_of(
+    logprobs: jax.Array, flat: Mapping[str, Any], other: Mapping[str, Any], place: Place, length: int
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    """Return what a ``BatchLoss``'s function is given: padded logprobs, inputs by name, mask.
+
+    Args:
+        logprobs: flat, ``[N]`` or ``[N, K]``.
+        flat: flat inputs by name.
+        other: padded inputs by name.
+        place: where the rows are.
+        length: T of padded arrays.
+    """
+    inputs = {name: padded(jnp.asarray(array), place, length) for name, array in flat.items()}
+    mask = mask_of(place, length, None if place.widths is None else logprobs.shape[1])
+    return padded(logprobs, place, length), {**inputs, **{k: jnp.asarray(v) for k, v in other.items()}}, mask
 
 
 class _Inputs(dict[str, Any]):
@@ -297,44 +341,27 @@ class _Inputs(dict[str, Any]):
 def _names(data: Sequence[Datum]) -> list[str]:
     names = set(data[0].loss_fn_inputs)
     for datum in data:
-        names &= datum.loss_fn_inputs.keys()
+        if datum.loss_fn_inputs.keys() != names:
+            names &= datum.loss_fn_inputs.keys()
     return sorted(names)
 
 
-def _gather(
-    name: str, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]], padded: tuple[int, int]
-) -> npt.NDArray[Any]:
-    """Return one input of all data as one padded array."""
-    rows = [datum.loss_fn_inputs[name] for datum in data]
-    arrays = [row.to_numpy() if row.is_sparse else row.values_np for row in rows]
+def _gather(name: str, data: Sequence[Datum], shapes: Sequence[tuple[int, ...]], packed: Packed) -> None:
+    """Put one input of all data where it belongs."""
+    tensors = [datum.loss_fn_inputs[name] for datum in data]
+    arrays = [tensor.to_numpy() if tensor.is_sparse else tensor.values_np for tensor in tensors]
     ranks = {array.ndim for array in arrays}
     if len(ranks) > 1 or max(ranks) > 2:
         raise ShapeMismatchError(
             f"loss_fn_inputs[{name!r}] has {sorted(ranks)} dimensions in different data; expected 0, 1 or 2 in all."
         )
     # 32 bits, as JAX computes: token ids and numbers of 64 bits would be cut silently.
-    arrays = [array.astype(np.int32) if array.dtype == np.int64 else array for array in arrays]
-    if ranks == {0}:
-        flat = np.zeros(padded[0], arrays[0].dtype)
-        flat[: len(arrays)] = arrays
-        return flat
-    if any(len(array) != shape[0] for array, shape in zip(arrays, shapes, strict=True)):
-        return pad_rows(arrays, (padded[0], bucket_shape(1, max(map(len, arrays)))[1]))
-    return pad_rows(arrays, padded)
-
-
-def _mask(shapes: Sequence[tuple[int, ...]], padded: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    if len(shapes[0]) == 2:
-        return pad_rows([np.ones(shape, np.bool_) for shape in shapes], padded)
-    lengths = np.zeros(padded[0], np.int32)
-    lengths[: len(shapes)] = [shape[0] for shape in shapes]
-    mask: npt.NDArray[np.bool_] = np.arange(padded[1], dtype=np.int32) < lengths[:, None]
-    return mask
-
-
-def _cut(row: npt.NDArray[Any], shape: tuple[int, ...]) -> npt.NDArray[Any]:
-    return row[tuple(map(slice, shape))]
-
-
-def _grown(array: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    return jnp.pad(array, [(0, wanted - size) for size, wanted in zip(array.shape, shape, strict=True)])
+    dtype = np.dtype(np.int32) if arrays[0].dtype == np.int64 else arrays[0].dtype
+    if ranks != {0} and all(len(array) == shape[0] for array, shape in zip(arrays, shapes, strict=True)):
+        packed.flat[name] = packed.layout.flat(arrays, dtype)
+    elif ranks == {0}:
+        packed.padded[name] = np.zeros(packed.layout.rows, dtype)
+        packed.padded[name][: len(arrays)] = arrays
+    else:
+        length = bucket_shape(1, max(map(len, arrays)))[1]
+        packed.padded[name] = pad_rows(arrays, (packed.layout.rows, length)).astype(dtype, copy=False)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinkex_actors.errors import LossError
-from tinkex_actors.losses.batch_loss import BatchLoss
+from tinkex_actors.losses.batch_loss import BatchLoss, view_of
 from tinkex_actors.losses.evaluation.evaluate import Differentiable, run_loss
 from tinkex_actors.losses.evaluation.listed import ListLoss, loss_name
 from tinkex_actors.losses.evaluation.result import Evaluation
@@ -175,21 +175,17 @@ class _Check:
             )
 
     def _look_at_padding(self, loss: BatchLoss, found: Evaluation) -> None:
-        (rows, length), inputs, mask = loss.pack(self._data, [row.shape for row in self._rows])
+        packed = loss.pack(self._data, [row.shape for row in self._rows])
+        layout = packed.layout
+        flat = layout.flat(self._rows, np.float64)
+        view = view_of(jnp.asarray(flat), packed.flat, packed.padded, layout.place, layout.length)
 
-        def grown(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-            widths = [(0, rows)] + [(0, length if axis == 1 else 0) for axis in range(1, array.ndim)]
-            return np.pad(array, widths)
+        def grown(array: jax.Array) -> jax.Array:
+            widths = [(0, layout.rows)] + [(0, layout.length if axis == 1 else 0) for axis in range(1, array.ndim)]
+            return jnp.pad(array, widths)
 
-        padded = np.zeros(mask.shape)
-        for place, row in enumerate(self._rows):
-            cell: tuple[Any, ...] = (place, *map(slice, row.shape))
-            padded[cell] = row
-        value, _ = loss.fn(
-            {name: jnp.asarray(grown(array)) for name, array in inputs.items()},
-            jnp.asarray(grown(padded)),
-            jnp.asarray(grown(mask)),
-        )
+        at, inputs, mask = jax.tree.map(grown, view)
+        value, _ = loss.fn(inputs, at, mask)
         if abs(float(value) - found.loss) > 1e-6 * max(abs(found.loss), 1.0):
             self._problems.append(
                 f"it reads padding: with twice the padding the loss is {float(value):.6g} instead of {found.loss:.6g}. "

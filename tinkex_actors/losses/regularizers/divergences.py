@@ -53,18 +53,16 @@ class Entropy(Regularizer):
     ) -> tuple[jax.Array, Metrics]:
         """See ``Regularizer.evaluate``."""
         counted = _samples(present)
-        if present is not None:
-            # A sample without entries is left out below; until then it stands for zeros, which are finite.
-            present = present | ~present.any(axis=-1, keepdims=True)
         if self.temperature != 1.0:
             values = values / self.temperature
-            shut = values if present is None else jnp.where(present, values, -jnp.inf)
+            # A sample without entries is left out below; until then it stands for zeros, which are finite.
+            shut = values if present is None else jnp.where(present | ~present.any(-1, keepdims=True), values, -jnp.inf)
             values = values - jax.nn.logsumexp(shut, axis=-1, keepdims=True)
         alive = values > _LOGPROB_FLOOR
         if present is not None:
             alive = alive & present
         inner = jnp.where(alive, values, 0)
-        entropy = -(jnp.where(alive, jnp.exp(inner) * inner, 0)).sum(axis=-1)
+        entropy = -(jnp.exp(inner) * inner).sum(axis=-1)
         if self.normalize:
             outcomes = values.shape[-1] if present is None else present.sum(axis=-1)
             outcomes = jnp.asarray(outcomes, values.dtype)

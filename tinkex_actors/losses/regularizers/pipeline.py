@@ -18,7 +18,7 @@ import numpy.typing as npt
 from tinkex_actors.errors import InputError, LossError, TinkexError
 from tinkex_actors.losses.batch_loss import BatchLoss
 from tinkex_actors.losses.evaluation.result import Evaluation
-from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_logprobs, check_metrics
+from tinkex_actors.losses.evaluation.verdicts import check_gradients, check_metrics
 from tinkex_actors.losses.regularizers.fused import FusedTerms
 from tinkex_actors.losses.regularizers.gradients import norm, pull_back, weighted_sum
 from tinkex_actors.losses.regularizers.report import Share, metrics_of, output_of
@@ -131,17 +131,16 @@ class RegularizerPipeline:
         return total, metrics_of(value, metrics, shares, total)
 
     def value_and_grad(self, data: Sequence[Datum], logprobs: Sequence[npt.NDArray[Any]]) -> Evaluation:
-        """Return the total, its gradient and its parts at one batch: one pass forward, one back.
+        """Return the total, its gradient and its parts at one batch of checked arrays: one pass forward, one back.
 
         Raises:
             InputError: there is no base loss.
             LossError: a term failed, or has to be awaited first.
-            ShapeMismatchError: data and logprobs do not fit.
+            ShapeMismatchError: a field does not fit the logprobs.
             NonFiniteLossError: NaN or infinity; the datum and the token are named.
         """
         base = self._base(None)
         self._require_synchronous()
-        check_logprobs(data, logprobs)
         weights = [1.0, *self.weights.values()]
         if self._fused is not None:
             found = self._fused.run(data, logprobs, weights)
