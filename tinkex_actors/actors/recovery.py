@@ -106,13 +106,22 @@ class RecoveryDesk(Desk):
         news: events that the actor has not taken yet.
     """
 
-    __slots__ = ("news", "state", "watches")
+    __slots__ = ("_owners", "news", "state", "watches")
 
     def __init__(self) -> None:
         super().__init__()
         self.state = recovery.Recovery()
         self.watches: dict[str, Watch] = {}
         self.news: list[recovery.Event] = []
+        self._owners: dict[str, str] = {}
+
+    def own(self, run_id: str, owner: str) -> None:
+        """Have a run watched by its owner alone, who keeps account of its steps."""
+        self._owners[run_id] = owner
+
+    def disown(self, run_id: str) -> None:
+        """The run belongs to nobody any more."""
+        self._owners.pop(run_id, None)
 
     def follow(self, policy: recovery.RecoveryPolicy) -> None:
         """Set the policy, which is one for all runs of a service.
@@ -127,17 +136,38 @@ class RecoveryDesk(Desk):
             )
         self.state.policy = policy
 
-    def watch(self, run_id: str, watch: Watch, now: float) -> None:
+    def watch(
+        self, run_id: str, watch: Watch, now: float, *, owner: str | None = None, checkpoint: str | None = None
+    ) -> None:
         """Watch a run from now on.
 
+        Args:
+            run_id: the run.
+            watch: what its owner wants of it.
+            now: the loop's time.
+            owner: who watches.
+            checkpoint: the newest one, where it is known before the server is asked.
+
         Raises:
-            InputError: it is watched already.
+            InputError: it is watched already, or belongs to somebody else.
         """
+        belongs = self._owners.get(run_id)
+        if belongs not in (None, owner):
+            raise InputError(
+                f"{run_id} is the model of the durable run {belongs}, which restores it itself and knows which steps "
+                "to do again. Pass the policy to DurableRun.open(recovery=...)."
+            )
         if run_id in self.watches:
             raise InputError(f"{run_id} is watched already; stop() its WatchedRun first.")
         self.watches[run_id] = watch
-        self.state.watch(run_id, now)
+        self.state.watch(run_id, now, checkpoint)
         self.ring()
+
+    def saved(self, run_id: str, path: str) -> None:
+        """A newer checkpoint of a run is there."""
+        run = self.state.runs.get(run_id)
+        if run is not None:
+            run.checkpoint = path
 
     def forget(self, run_id: str) -> None:
         """Watch a run no more; an attempt under way is let go."""

@@ -15,6 +15,7 @@ from tinkex_actors.clients.creation import (
     create_sampler_of_handle,
 )
 from tinkex_actors.clients.custom_loss_handle import create_custom_loss
+from tinkex_actors.clients.inside import living_session
 from tinkex_actors.clients.recovery import WatchedRun
 from tinkex_actors.clients.rest import AdminClient, RestClient
 from tinkex_actors.clients.sampling import SamplerHandle
@@ -223,8 +224,8 @@ class ServiceClient:
             policy: attempts, waits, which checkpoint; one for all runs of a service. Default ``RecoveryPolicy()``.
             on_recovery: called on the loop with the old client, the new one and the checkpoint's path.
             on_failure: called with the run's id and the last error when it stays lost.
-            restore: makes a client of a checkpoint's path, with the optimizer or without; default this service does.
-                For runs whose session may end with them: make it in a session that lives.
+            restore: makes a client of a checkpoint's path, with the optimizer or without; default this service does,
+                in a new session of its own where the server has ended the one it had.
 
         Raises:
             InputError: the run is watched already.
@@ -236,7 +237,13 @@ class ServiceClient:
 
         def here(path: str, optimizer: bool) -> ApiFuture[TrainingClient]:
             make = self.create_training_client_from_state
-            return (self.create_training_client_from_state_with_optimizer if optimizer else make)(path)
+            chosen = self.create_training_client_from_state_with_optimizer if optimizer else make
+
+            async def restored(_: ApiFuture[Any]) -> TrainingClient:
+                await living_session(core)
+                return await chosen(path)
+
+            return core.courier.send("restore run", restored, path=path)
 
         return WatchedRun(
             core, training, chosen, restore=restore or here, on_recovery=on_recovery, on_failure=on_failure

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tinkex_actors.clients.inside import next_number
 from tinkex_actors.clients.rest import RestClient
 from tinkex_actors.errors import GoneError, NotFoundError, TinkexError, UnsupportedByServerError
 from tinkex_actors.runs.journal.entries import CheckpointState
@@ -62,15 +61,13 @@ class Checkpoints:
         if step <= self.step:
             return
         name = f"step-{step:06d}"
-        training = book.training
-        saving = book.submit(step, -1, "save_state", [name], lambda: training.save_state(name))
-        next_seq = next_number(training)
+        saving = book.submit(step, -1, "save_state", [name], lambda training: training.save_state(name))
         saved = await saving
         row = CheckpointRow(
             path=saved.path,
             step=step,
             epoch=book.epoch,
-            next_seq=next_seq,
+            next_seq=max(saving.ids["seq_ids"]) + 1,
             cursor=book.history[-1].cursor,
             state="kept",
             at=clock(),
@@ -78,6 +75,8 @@ class Checkpoints:
         self._put(row)
         book.desk.copy_wanted = True
         await book.desk.flush()
+        if book.replay is not None:
+            book.replay.passed(step, saved.path)
         self._tidy()
 
     def lost(self, row: CheckpointRow, why: str) -> None:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.clients.inside import next_number
-from tinkex_actors.errors import RunDivergedError
+from tinkex_actors.errors import RemoteWireError, RunDivergedError
+from tinkex_actors.machines.combining import combine
 from tinkex_actors.runs.journal.entries import (
     Note,
     OperationEnded,
@@ -28,8 +29,12 @@ if TYPE_CHECKING:
     from tinkex_actors.clients.backbone import Backbone
     from tinkex_actors.runs.journal.keeper import JournalDesk
     from tinkex_actors.runs.journal.record import Record, SentRow
+    from tinkex_actors.runs.replay import Replay
+    from tinkex_actors.types import ForwardBackwardOutput
 
-__all__ = ["Logbook", "clock"]
+    Call = Callable[[TrainingClient], ApiFuture[Any]]
+
+__all__ = ["Logbook", "clock", "step_metrics"]
 
 _log = Logger("tinkex_actors.runs")
 
@@ -37,6 +42,16 @@ _log = Logger("tinkex_actors.runs")
 def clock() -> str:
     """Return the time of day, as it stands in journals."""
     return datetime.now(UTC).isoformat()
+
+
+def step_metrics(outputs: list[ForwardBackwardOutput]) -> dict[str, float]:
+    """Return the metrics of a step's passes as one; of names that do not say how to add them up, the last ones."""
+    if len(outputs) < 2:
+        return dict(outputs[0].metrics) if outputs else {}
+    try:
+        return combine(outputs).metrics
+    except RemoteWireError:
+        return dict(outputs[-1].metrics)
 
 
 class Logbook:
@@ -56,6 +71,7 @@ class Logbook:
         samples: what was drawn: by (step, place), its digest and the answer as JSON.
         repeats: requests that the living model may have had before, by their number; each is sent once more.
         diverged: whether a repeated request turned out to differ.
+        replay: brings the model back when the server loses it; None where that ends the opening.
     """
 
     training: TrainingClient
@@ -70,28 +86,35 @@ class Logbook:
         self.samples = record.samples
         self.repeats: dict[int, SentRow] = {}
         self.diverged = False
+        self.replay: Replay | None = None
         self._numbers = itertools.count(1)
 
-    def submit(
-        self, step: int, place: int, kind: str, content: Any, call: Callable[[], ApiFuture[Any]]
-    ) -> ApiFuture[Any]:
+    def submit(self, step: int, place: int, kind: str, content: Any, call: Call) -> ApiFuture[Any]:
         """Submit a training request and have the journal know it, its ids and its outcome.
+
+        With a replay, the future outlives the model: should that be lost, it ends with the next one's answer.
 
         Args:
             step: the step it belongs to.
             place: which one of the step.
             kind: the client method's name.
             content: what it carries.
-            call: calls the client.
+            call: calls the client that it is given.
 
         Raises:
             RunDivergedError: the living model had another request under this number.
             RunError: the journal cannot be written.
         """
+        if self.replay is not None:
+            return self.replay.submit(step, place, kind, content, call)
+        return self.send(step, place, kind, content, call)
+
+    def send(self, step: int, place: int, kind: str, content: Any, call: Call) -> ApiFuture[Any]:
+        """Submit a training request to the model that there is now; arguments and errors as of :meth:`submit`."""
         self.desk.check()
         self._check_repeat(step, kind, content)
         first = next_number(self.training)
-        future = call()
+        future = call(self.training)
         number = next(self._numbers)
         self.desk.add(
             OperationSent(

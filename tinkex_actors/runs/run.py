@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed
-from tinkex_actors.clients.inside import backbone_of, next_number
+from tinkex_actors.clients.inside import backbone_of, living_session, next_number
 from tinkex_actors.errors import ClosedError, ConfigError, RunError
 from tinkex_actors.runs.checkpoints import Checkpoints
 from tinkex_actors.runs.command import own_command
@@ -23,6 +23,7 @@ from tinkex_actors.runs.journal.keeper import EXECUTOR, JournalDesk, JournalKeep
 from tinkex_actors.runs.lease import Lease
 from tinkex_actors.runs.logbook import Logbook, clock
 from tinkex_actors.runs.model import Way, attach, begin, keep_alive, restore
+from tinkex_actors.runs.replay import Replay
 from tinkex_actors.runs.spec import RunSpec, agreed_spec
 from tinkex_actors.runs.step import Step
 from tinkex_actors.runtime import ActorRef, ChildSpec, Supervisor
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from tinkex_actors.clients import ServiceClient, TrainingClient
     from tinkex_actors.clients.backbone import Backbone
+    from tinkex_actors.machines.recovery import RecoveryPolicy
     from tinkex_actors.runs.journal.record import HistoryRow, Record
     from tinkex_actors.types import LoraConfig
 
@@ -53,13 +55,24 @@ class DurableRun:
         way: how the run came by its model: ``created``, ``attached`` to the living one, or ``restored``.
     """
 
-    def __init__(self, path: Path, service: ServiceClient, asked: RunSpec, *, keep_last: int, reattach: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        service: ServiceClient,
+        asked: RunSpec,
+        *,
+        keep_last: int,
+        reattach: bool,
+        recovery: RecoveryPolicy | None,
+    ) -> None:
         self.path = path
         self.way: Way = "created"
         self._service = service
         self._asked = asked
         self._keep_last = keep_last
         self._reattach = reattach
+        self._recovery = recovery
+        self._owned: str | None = None
         self._core: Backbone
         self._lease: Lease | None = None
         self._file = JournalFile(path)
@@ -84,6 +97,7 @@ class DurableRun:
         keep_last: int = 3,
         seed: int = 0,
         reattach: bool = True,
+        recovery: RecoveryPolicy | None = None,
     ) -> DurableRun:
         """Return a run to enter with ``async with``; nothing is read or sent before.
 
@@ -97,17 +111,27 @@ class DurableRun:
             seed: of everything random in a new run; a known run keeps its own.
             reattach: go on with a model that still lives, where the server answers a repeated request with the result
                 of the first one, as the hosted service does. False always goes back to the last checkpoint.
+            recovery: go on by itself when the server loses the model (404, 410, corrupted, session ended, a request
+                lost): a new one is made of the last checkpoint, the requests since then are made again, and the
+                program's futures end with those results. It takes memory for the data of the steps since the last
+                checkpoint. None: the call fails, and the run goes on when it is opened again.
 
         Raises:
-            ConfigError: ``keep_last`` below 1.
+            ConfigError: ``keep_last`` below 1, or a policy that would go back to anything but the run's own last
+                checkpoint with its optimizer.
             RunLockedError: (entering) another living process has the run open.
             JournalDamagedError: (entering) the journal is damaged; the message has the way back.
             RunError: (entering) the folder has another run, or its checkpoints are gone.
         """
         if keep_last < 1:
             raise ConfigError(f"DurableRun.open: keep_last must be 1 or more, got {keep_last}.")
+        if recovery is not None and (recovery.checkpoint != "latest" or not recovery.restore_optimizer):
+            raise ConfigError(
+                "DurableRun.open: recovery must have checkpoint='latest' and restore_optimizer=True: a run goes "
+                f"back to its own last checkpoint, whole; got {recovery!r}."
+            )
         asked = RunSpec(model=model, lora=lora, from_checkpoint=from_checkpoint, seed=seed)
-        return cls(Path(path), service, asked, keep_last=keep_last, reattach=reattach)
+        return cls(Path(path), service, asked, keep_last=keep_last, reattach=reattach, recovery=recovery)
 
     # --- what there is -----------------------------------------------------------------------------------------------
     @property
@@ -200,10 +224,15 @@ class DurableRun:
         self._checkpoints = Checkpoints(book, record.checkpoints, keep_last=self._keep_last)
         if (dead := self._lease.predecessor) is not None:
             _log.info("run.taken_over", run=str(self.path), owner=str(dead))
+        if self._recovery is not None:
+            book.replay = Replay(
+                book, self._recovery, go_back=lambda: self._go_back(book), checkpoint=lambda: self._newest(spec)
+            )
         living = await attach(book, record, allowed=self._reattach)
         if living is not None:
             book.training, self.way = living, "attached"
             self._opening(book, record.openings[-1].session_id)
+            self._begin_replay(book)
         else:
             await self._restore(book)
         self._unsubscribe = self._core.system.events.subscribe(self._queue_told, QueuePaused, QueueResumed)
@@ -221,8 +250,22 @@ class DurableRun:
             )
             book.note("queue_paused" if paused else "queue_resumed", text, len(book.history))
 
+    def _newest(self, spec: RunSpec) -> tuple[int, str]:
+        """The step and the path of the newest checkpoint; those of the beginning where there is none."""
+        kept = self._checkpoints.kept
+        return (kept[-1].step, kept[-1].path) if kept else (0, spec.from_checkpoint or "the run's beginning")
+
+    def _begin_replay(self, book: Logbook) -> None:
+        if book.replay is not None:
+            book.replay.begin()
+
     async def _restore(self, book: Logbook) -> None:
-        """Put the model where the last checkpoint, or the beginning, has it; the steps after it are done again."""
+        """Put the model where the last checkpoint, or the beginning, has it; the program does the steps after it."""
+        await self._go_back(book)
+        self._begin_replay(book)
+
+    async def _go_back(self, book: Logbook) -> None:
+        await living_session(self._core)
         book.repeats.clear()
         book.diverged = False
         found = await restore(book, self._checkpoints)
@@ -236,6 +279,7 @@ class DurableRun:
     def _opening(self, book: Logbook, session_id: str) -> None:
         command, folder = own_command()
         book.epoch += 1
+        self._own(book.training.model_id)
         book.desk.beat = keep_alive(self._core, session_id)
         _log.info("run.opened", run=str(self.path), way=self.way, step=len(book.history), epoch=book.epoch)
         book.desk.add(
@@ -254,6 +298,14 @@ class DurableRun:
                 next_seq=next_number(book.training),
             )
         )
+
+    def _own(self, model_id: str | None) -> None:
+        """Let nobody else bring this model back, and whoever wants the one before."""
+        if self._owned is not None:
+            self._core.recovery.disown(self._owned)
+        self._owned = model_id
+        if model_id is not None:
+            self._core.recovery.own(model_id, str(self.path))
 
     async def _start_keeper(self, desk: JournalDesk) -> None:
         spec = ChildSpec(JournalKeeper, (desk,), name="journal")
@@ -290,6 +342,9 @@ class DurableRun:
                 desk.add(RunClosed(epoch=book.epoch, at=clock(), ending=ending))
                 await desk.flush()
         finally:
+            if book is not None and book.replay is not None:
+                book.replay.stop()
+            self._own(None)
             if self._unsubscribe is not None:
                 self._unsubscribe()
             if self._keeper is not None:

@@ -10,11 +10,10 @@ import msgspec
 
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.inside import next_number
-from tinkex_actors.errors import InputError, RemoteWireError, RunError
-from tinkex_actors.machines.combining import combine
+from tinkex_actors.errors import InputError, RunError, TinkexError
 from tinkex_actors.runs.journal.entries import digest_of, json_text
 from tinkex_actors.runs.journal.record import HistoryRow
-from tinkex_actors.runs.logbook import Logbook, clock
+from tinkex_actors.runs.logbook import Logbook, clock, step_metrics
 from tinkex_actors.runs.spec import derived_seed
 from tinkex_actors.types import SamplingParams
 from tinkex_actors.wire.client import decode_poll
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from tinkex_actors.clients import SamplingClient
     from tinkex_actors.clients.custom_loss import CustomLoss
+    from tinkex_actors.runs.logbook import Call
     from tinkex_actors.types import (
         Datum,
         ForwardBackwardOutput,
@@ -102,20 +102,20 @@ class Step:
     ) -> ApiFuture[ForwardBackwardOutput]:
         """As :meth:`TrainingClient.forward_backward`; more than one add up, as there."""
         batch = list(data)
-        training = self._book.training
         return self._pass(
             "forward_backward",
             [*batch, loss_fn, sorted((loss_fn_config or {}).items())],
-            lambda: training.forward_backward(batch, loss_fn, loss_fn_config),
+            lambda training: training.forward_backward(batch, loss_fn, loss_fn_config),
         )
 
     def forward_backward_custom(self, data: Iterable[Datum], loss_fn: CustomLoss) -> ApiFuture[ForwardBackwardOutput]:
         """As :meth:`TrainingClient.forward_backward_custom`: with a loss of your own, the same in every repetition."""
         batch = list(data)
-        training = self._book.training
         name = getattr(loss_fn, "__qualname__", type(loss_fn).__name__)
         return self._pass(
-            "forward_backward_custom", [*batch, name], lambda: training.forward_backward_custom(batch, loss_fn)
+            "forward_backward_custom",
+            [*batch, name],
+            lambda training: training.forward_backward_custom(batch, loss_fn),
         )
 
     def optim_step(self, optim_params: OptimParams) -> ApiFuture[OptimStepResponse]:
@@ -125,11 +125,12 @@ class Step:
             RunError: the step has had its optimizer step, or was skipped.
         """
         self._open("optim_step")
-        training = self._book.training
-        self._update = self._submit("optim_step", [optim_params], lambda: training.optim_step(optim_params))
-        next_seq = next_number(training)
-        self._when_settled([*self._passes, self._update], lambda: self._commit(next_seq))
-        return self._update
+        update = self._update = self._submit(
+            "optim_step", [optim_params], lambda training: training.optim_step(optim_params)
+        )
+        # Of whichever model has done it in the end.
+        self._when_settled([*self._passes, update], lambda: self._commit(max(update.ids.get("seq_ids", (0,))) + 1))
+        return update
 
     def skip(self) -> None:
         """Commit the step without an optimizer step, where there was nothing to learn.
@@ -180,12 +181,21 @@ class Step:
         asked = self._policy if sampler is None else sampler
 
         async def draw(future: ApiFuture[Any]) -> SampleResponse:
-            assert asked is not None
-            client = await asked if isinstance(asked, ApiFuture) else asked
-            drawn = client.sample(prompt, num_samples, params, **scoring)
-            future.waits_for(lambda: drawn.record().state)
-            response = await drawn
+            while True:
+                epoch, replay = self._book.epoch, self._book.replay
+                try:
+                    client = await self._sampler(asked)
+                    drawn = client.sample(prompt, num_samples, params, **scoring)
+                    future.waits_for(lambda drawn=drawn: drawn.record().state)  # type: ignore[misc]
+                    response = await drawn
+                    break
+                except TinkexError as error:
+                    if sampler is not None or replay is None or not await replay.came_back(error, epoch):
+                        raise
             self._book.drawn(self.index, place, digest, _packed(response))
+            # Before the program can train on it: else a process that is killed now would draw again, and send other
+            # data under a number that the server may have answered already.
+            await self._book.desk.flush()
             return response
 
         return self._book.core.courier.send("sample", draw, step=self.index, place=place)
@@ -212,6 +222,13 @@ class Step:
         """Whether the model was asked for anything that a commit has to conclude."""
         return bool(self._passes or self._update is not None) and not self._committed
 
+    async def _sampler(self, asked: SamplingClient | ApiFuture[SamplingClient] | None) -> SamplingClient:
+        assert asked is not None
+        if not isinstance(asked, ApiFuture):
+            return asked
+        replay = self._book.replay
+        return await asked if replay is None else await replay.newest(asked)
+
     # --- inside ------------------------------------------------------------------------------------------------------
     def _open(self, operation: str) -> None:
         if self._update is not None or self._committed:
@@ -220,13 +237,13 @@ class Step:
                 path=self._book.folder,
             )
 
-    def _pass(self, kind: str, content: Any, call: Any) -> ApiFuture[ForwardBackwardOutput]:
+    def _pass(self, kind: str, content: Any, call: Call) -> ApiFuture[ForwardBackwardOutput]:
         self._open(kind)
         future = self._submit(kind, content, call)
         self._passes.append(future)
         return future
 
-    def _submit(self, kind: str, content: Any, call: Any) -> ApiFuture[Any]:
+    def _submit(self, kind: str, content: Any, call: Call) -> ApiFuture[Any]:
         place, self._places = self._places, self._places + 1
         return self._book.submit(self.index, place, kind, content, call)
 
@@ -249,8 +266,7 @@ class Step:
 
     def _find_policy(self) -> None:
         if self._policy is None:
-            training = self._book.training
-            self._policy = self._submit(_POLICY, [], training.save_weights_and_get_sampling_client)
+            self._policy = self._submit(_POLICY, [], lambda training: training.save_weights_and_get_sampling_client())
 
     def _when_settled(self, futures: list[ApiFuture[Any]], then: Any) -> None:
         left = len(futures)
@@ -272,7 +288,7 @@ class Step:
             self._book.commit(
                 HistoryRow(
                     index=self.index,
-                    metrics=_metrics(outputs),
+                    metrics=step_metrics(outputs),
                     optim_metrics=None if update is None else update.result().metrics,
                     cursor=self._cursor,
                     seconds=self._book.core.loop.time() - self._began,
@@ -286,15 +302,6 @@ class Step:
 
     def __repr__(self) -> str:
         return f"<Step {self.index}{' committed' if self._committed else ''}>"
-
-
-def _metrics(outputs: list[ForwardBackwardOutput]) -> dict[str, float]:
-    if len(outputs) < 2:
-        return dict(outputs[0].metrics) if outputs else {}
-    try:
-        return combine(outputs).metrics
-    except RemoteWireError:  # a name without a reduction: nobody knows how to add it up
-        return dict(outputs[-1].metrics)
 
 
 class _Drawn(msgspec.Struct):

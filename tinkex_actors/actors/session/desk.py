@@ -113,6 +113,14 @@ class SessionDesk(Desk):
             self.ring()
         return self._ready
 
+    def renew(self) -> None:
+        """Begin another session at the next `ready`, because the server has ended this one or has forgotten it."""
+        self.session_id = None
+        self._ready = None
+        self.pulse = heartbeat.Heartbeat()
+        self.key = f"session-{uuid.uuid4()}"
+        self.uploaded_losses.clear()
+
     def flagged(self, flags: ClientConfigResponse) -> None:
         """The server's flags are known."""
         self.flags = flags

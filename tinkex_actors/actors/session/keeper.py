@@ -11,7 +11,7 @@ from tinkex_actors.config import SDK_VERSION
 from tinkex_actors.errors import APIStatusError, NotFoundError, TinkexError, UnsupportedByServerError
 from tinkex_actors.machines import heartbeat
 from tinkex_actors.machines.retry import NO_RETRY, RetryPolicy
-from tinkex_actors.runtime import Actor, handler
+from tinkex_actors.runtime import Actor, Timer, handler
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import (
     ClientConfigRequest,
@@ -62,6 +62,7 @@ class Session(Actor):
         self._telemetry = telemetry
         self._ledger = ledger
         self._starting = False
+        self._alarm: Timer | None = None
 
     async def init(self) -> None:
         """Go on where the last incarnation stood."""
@@ -84,7 +85,9 @@ class Session(Actor):
     @handler
     def beat(self) -> None:
         """A heartbeat may be due."""
-        self._beat(heartbeat.BeatDue())
+        self._alarm = None
+        if self._desk.session_id is not None:
+            self._beat(heartbeat.BeatDue())
 
     @handler
     def refresh(self) -> None:
@@ -177,7 +180,9 @@ class Session(Actor):
                 case heartbeat.Beat():
                     self.task(self._send_beat(session_id), name="heartbeat")
                 case heartbeat.WakeAt(instant=instant):
-                    self.after(max(0.0, instant - loop.time()), self.ref.cast.beat)
+                    if self._alarm is not None:
+                        self._alarm.cancel()
+                    self._alarm = self.after(max(0.0, instant - loop.time()), self.ref.cast.beat)
                 case heartbeat.Warn(elapsed=elapsed):
                     _log.warning("session.silent", session_id=session_id, seconds=round(elapsed))
                 case heartbeat.Late(seconds=seconds):
@@ -218,7 +223,8 @@ class Session(Actor):
             event = heartbeat.BeatFailed(error.status_code)
         except TinkexError:
             event = heartbeat.BeatFailed(None)
-        self._beat(event)
+        if session_id == self._desk.session_id:  # not renewed meanwhile
+            self._beat(event)
 
     def _refresh_later(self) -> None:
         if self._desk.refreshes:
