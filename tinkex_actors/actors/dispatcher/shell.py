@@ -22,7 +22,7 @@ __all__ = ["Dispatcher"]
 _log = Logger("tinkex_actors.sampling")
 
 # Posts begun in one turn of the loop: answers then come as spread as the posts went out, and no turn is a long one.
-_PER_TURN = 8
+_PER_TURN = 4
 # Protocol 5.3, the default of `sample_cancel_max_batch_size`.
 _CANCELS_AT_ONCE = 64
 
