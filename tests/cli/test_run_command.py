@@ -128,6 +128,8 @@ def test_a_damaged_run_is_repaired(tmp_path: Path) -> None:
 
     with pytest.raises(JournalDamagedError, match=f"run repair {run}"):
         say("show", str(run))
+    (run / JOURNAL).unlink()
+    assert f"run repair {run}" in say("list", str(tmp_path))
     lease = Lease(run)
     with pytest.raises(RunLockedError):
         say("repair", str(run))

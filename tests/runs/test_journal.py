@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -237,6 +238,53 @@ def test_damage_is_told_with_the_way_back_and_the_copy_is_put_in_place(tmp_path:
     reopened = JournalFile(tmp_path)
     assert len(reopened.open().history) == 300
     reopened.close()
+
+
+@pytest.mark.parametrize("loss", ["missing", "empty", "older"])
+def test_a_journal_that_was_lost_is_not_taken_for_a_new_run(tmp_path: Path, loss: str) -> None:
+    """Its copy is there: to begin anew over it would lose the run without a word."""
+    file = journal(tmp_path, opened(), committed(0), kept(1))
+    file.copy()
+    path = tmp_path / JOURNAL
+    older = path.read_bytes()  # as when the WAL is deleted, which has all that was written since
+    file.write([committed(1), kept(2)])
+    file.copy()
+    file.close()
+    if loss == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if loss == "empty" else older)
+    wal = path.with_name(f"{path.name}-wal")
+    assert not wal.exists()
+
+    for look in (lambda: read_journal(tmp_path), JournalFile(tmp_path).open):
+        with pytest.raises(JournalDamagedError, match=rf"it is {loss}.*run repair"):
+            look()
+    _, record = repair(tmp_path)
+
+    assert [row.index for row in record.history] == [0, 1]
+    assert [row.step for row in read_journal(tmp_path).checkpoints] == [1, 2]
+
+
+def test_a_flipped_bit_is_found_or_means_nothing(tmp_path: Path) -> None:
+    draws = [SampleDrawn(step=step, place=0, digest="d", response=b"%d" % step * 40) for step in range(20)]
+    steps = [committed(step, **{"loss:sum": 3.0 / (step + 1)}) for step in range(20)]
+    journal(tmp_path, opened(), *steps, *draws, *[sent(n, step=n) for n in range(1, 20)], kept(9)).close()
+    path, rng = tmp_path / JOURNAL, random.Random(0)
+    whole, wanted = path.read_bytes(), repr(read_journal(tmp_path))
+    used = [place for place, byte in enumerate(whole) if byte]
+    found = 0
+    for _ in range(150):
+        place, bit = rng.choice(used), rng.randrange(8)
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        try:
+            assert repr(read_journal(tmp_path)) == wanted, f"bit {bit} of byte {place}"
+        except RunError:
+            found += 1
+    # The others lie in texts for people, and in what SQLite has given up.
+    assert found > 75
 
 
 def test_damage_without_a_copy_says_so(tmp_path: Path) -> None:

@@ -87,3 +87,12 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"file.*cannot be written"):
         Lease(tmp_path / "file" / "run")
+
+
+def test_a_folder_that_takes_no_more_is_told_and_the_lock_given_back(tmp_path: Path) -> None:
+    (tmp_path / "owner.json.new").mkdir()  # in the way, as a full disk would be
+
+    with pytest.raises(RunError, match="disk has room"):
+        Lease(tmp_path)
+
+    assert owner_of(tmp_path) is None

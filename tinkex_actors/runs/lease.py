@@ -62,11 +62,7 @@ class Lease:
             folder.mkdir(parents=True, exist_ok=True)
             file = (folder / _LOCK).open("a+", encoding="utf-8")
         except OSError as error:
-            raise RunError(
-                f"The run's folder {folder} cannot be written ({error.strerror or error}). Make it writable, or open "
-                "the run in another folder.",
-                path=str(folder),
-            ) from error
+            raise _unwritable(folder, error) from error
         if not lock(file):
             file.close()
             raise _locked(folder, _read(folder))
@@ -74,8 +70,12 @@ class Lease:
         self.predecessor = _read(folder)
         owner = Owner(os.getpid(), socket.gethostname(), datetime.now(UTC).isoformat(timespec="seconds"))
         fresh = folder / f"{_OWNER}.new"
-        fresh.write_bytes(msgspec.json.encode(owner))
-        fresh.replace(folder / _OWNER)
+        try:
+            fresh.write_bytes(msgspec.json.encode(owner))
+            fresh.replace(folder / _OWNER)
+        except OSError as error:
+            file.close()
+            raise _unwritable(folder, error) from error
 
     def release(self) -> None:
         """Give the right back. Idempotent."""
@@ -93,6 +93,14 @@ def owner_of(folder: Path) -> Owner | None:
     except OSError:
         return None
     return None if free else _read(folder) or Owner(0, "an unknown machine", "an unknown time")
+
+
+def _unwritable(folder: Path, error: OSError) -> RunError:
+    return RunError(
+        f"The run's folder {folder} cannot be written ({error.strerror or error}). Make it writable and see that its "
+        "disk has room, or open the run in another folder.",
+        path=str(folder),
+    )
 
 
 def _locked(folder: Path, owner: Owner | None) -> RunLockedError:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tinkex_actors.errors import RunError
-from tinkex_actors.runs.journal.file import JOURNAL, read_journal
+from tinkex_actors.runs.journal.file import COPY, JOURNAL, read_journal
 from tinkex_actors.runs.lease import Owner, owner_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,8 @@ class RunOverview(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_runs(folder: Path) -> Iterator[Path]:
     """Give the folders of the runs in a folder and in those below it, by name."""
-    patterns = ["*/" * depth + JOURNAL for depth in range(_DEEPEST + 1)]
+    # A copy without its journal is a run that wants repair.
+    patterns = ["*/" * depth + name for depth in range(_DEEPEST + 1) for name in (JOURNAL, COPY)]
     found = {path.parent for pattern in patterns for path in folder.glob(pattern)}
     yield from sorted(found)
 

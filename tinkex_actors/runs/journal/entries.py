@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import msgspec
 import numpy.typing as npt
 
+from tinkex_actors.runs.journal.checksums import row_sum
 from tinkex_actors.types import Datum, EncodedTextChunk, TensorData
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "StepsWithdrawn",
     "digest_of",
     "json_text",
+    "write_spec",
 ]
 
 
@@ -87,9 +89,9 @@ class RunClosed(msgspec.Struct, frozen=True, kw_only=True):
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write it."""
-        connection.execute(
-            "UPDATE openings SET closed_at = ?, ending = ? WHERE epoch = ?", (self.at, self.ending, self.epoch)
-        )
+        query = "SELECT * FROM openings WHERE epoch = ?"
+        for row in connection.execute(query, (self.epoch,)).fetchall():
+            _put(connection, "openings", dict(row) | {"closed_at": self.at, "ending": self.ending})
 
 
 class OperationSent(msgspec.Struct, frozen=True, kw_only=True):
@@ -243,8 +245,16 @@ class Note(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+def write_spec(connection: sqlite3.Connection, spec: str, checkpoint_every: int | None, at: str) -> None:
+    """Write what the run is; written again, only how often it takes checkpoints is new."""
+    earlier = connection.execute("SELECT spec, created_at FROM spec").fetchone()
+    values = {"spec": spec, "created_at": at} if earlier is None else dict(earlier)
+    _put(connection, "spec", {"only": 0, "checkpoint_every": checkpoint_every} | values)
+
+
 def _put(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> None:
     """Write a row, in the place of the one with the same key; the names are those of our own fields."""
+    values = values | {"sum": row_sum(table, values)}
     names, places = ", ".join(values), ", ".join("?" * len(values))
     connection.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({places})", tuple(values.values()))
 

@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tinkex_actors.errors import JournalDamagedError, RunError
+from tinkex_actors.runs.journal.checksums import verify
+from tinkex_actors.runs.journal.entries import write_spec
 from tinkex_actors.runs.journal.record import Record, read_record
-from tinkex_actors.runs.journal.schema import migrate
+from tinkex_actors.runs.journal.schema import migrate, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from tinkex_actors.runs.journal.entries import Entry
     from tinkex_actors.runs.spec import RunSpec
 
-__all__ = ["JOURNAL", "JournalFile", "read_journal", "repair"]
+__all__ = ["COPY", "JOURNAL", "JournalFile", "read_journal", "repair"]
 
-JOURNAL, _COPY = "journal.sqlite3", "journal.copy.sqlite3"
+JOURNAL, COPY = "journal.sqlite3", "journal.copy.sqlite3"
 
 # Another process may read while this one writes; a reader never waits, a writer waits for a reader's checkpoint.
 _BUSY_SECONDS = 10.0
@@ -58,9 +60,11 @@ class JournalFile:
             JournalDamagedError: it is damaged.
             RunError: a newer version wrote it, or the folder cannot be written.
         """
+        # Before the journal: a copy says less than what it was made from.
+        known = _known_to_copy(self.path)
         connection = _connect(self.path)
         try:
-            record = _checked(connection, self.path, write=True)
+            record = _checked(connection, self.path, known, write=True)
         except BaseException:
             connection.close()
             raise
@@ -70,11 +74,7 @@ class JournalFile:
     def begin(self, spec: RunSpec, checkpoint_every: int | None) -> None:
         """Write down what the run is."""
         with self._transaction() as connection:
-            connection.execute(
-                "INSERT INTO spec (only, spec, created_at, checkpoint_every) VALUES (0, ?, ?, ?) "
-                "ON CONFLICT (only) DO UPDATE SET checkpoint_every = excluded.checkpoint_every",
-                (msgspec.json.encode(spec).decode(), datetime.now(UTC).isoformat(), checkpoint_every),
-            )
+            write_spec(connection, msgspec.json.encode(spec).decode(), checkpoint_every, datetime.now(UTC).isoformat())
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Write entries, all of them or none.
@@ -89,14 +89,14 @@ class JournalFile:
     def copy(self) -> None:
         """Keep a copy as it is now, for :func:`repair`. The previous copy stays until this one is complete."""
         assert self._connection is not None
-        fresh = self.path.with_name(f"{_COPY}.new")
+        fresh = self.path.with_name(f"{COPY}.new")
         fresh.unlink(missing_ok=True)
         try:
             with contextlib.closing(sqlite3.connect(fresh)) as target:
                 self._connection.backup(target)
             with fresh.open("rb+") as file:
                 os.fsync(file.fileno())
-            fresh.replace(self.path.with_name(_COPY))
+            fresh.replace(self.path.with_name(COPY))
         except (sqlite3.Error, OSError) as error:
             raise _unwritable(self.path, error) from error
 
@@ -132,12 +132,13 @@ def read_journal(folder: Path) -> Record:
         JournalDamagedError: it is damaged.
     """
     path = folder / JOURNAL
+    known = _known_to_copy(path)
     if not path.is_file():
         raise RunError(
             f"There is no run in {folder}: it has no {JOURNAL}. `tinkex-actors run list` finds runs.", path=str(folder)
         )
     with contextlib.closing(_connect(path)) as connection:
-        return _checked(connection, path, write=False)
+        return _checked(connection, path, known, write=False)
 
 
 def repair(folder: Path) -> tuple[Path, Record]:
@@ -150,7 +151,7 @@ def repair(folder: Path) -> tuple[Path, Record]:
         RunError: there is no copy.
         JournalDamagedError: the copy is damaged too.
     """
-    path, copy = folder / JOURNAL, folder / _COPY
+    path, copy = folder / JOURNAL, folder / COPY
     if not copy.is_file():
         raise RunError(
             f"{folder} has no copy of its journal: one is made with each checkpoint. Begin anew in another folder; "
@@ -158,7 +159,7 @@ def repair(folder: Path) -> tuple[Path, Record]:
             path=str(folder),
         )
     with contextlib.closing(_connect(copy)) as connection:
-        record = _checked(connection, copy, write=False)
+        record = _checked(connection, copy, frozenset(), write=False)
     aside = folder / f"journal.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.sqlite3"
     for suffix in ("-wal", "-shm", ""):
         found = path.with_name(path.name + suffix)
@@ -180,24 +181,57 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _checked(connection: sqlite3.Connection, path: Path, *, write: bool) -> Record:
+def _checked(connection: sqlite3.Connection, path: Path, known: frozenset[str], *, write: bool) -> Record:
+    """Return what a journal says, once it is known to be whole; ``known`` are checkpoints that it must know."""
     try:
         if write:
             connection.execute("PRAGMA journal_mode = WAL")
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise _damaged(path, found)
-        if write:
-            migrate(connection, str(path))
-        return read_record(connection)
+        if not (write or known or version_of(connection, str(path))):
+            raise RunError(f"The run in {path.parent} has not begun: its journal is empty.", path=str(path.parent))
+        with contextlib.nullcontext(connection) if write else contextlib.closing(_in_memory(connection)) as today:
+            migrate(today, str(path))
+            verify(today)
+            record = read_record(today)
     except sqlite3.OperationalError as error:
         raise _unwritable(path, error) from error
     except (sqlite3.DatabaseError, msgspec.DecodeError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
+    if known - {row.path for row in record.checkpoints}:
+        raise _damaged(path, f"it is older than its copy: its end is missing, which may have been in {path.name}-wal")
+    return record
+
+
+def _in_memory(connection: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a journal as it is at this moment, to be brought to today's tables where nothing may be changed."""
+    memory = sqlite3.connect(":memory:", isolation_level=None)
+    memory.row_factory = sqlite3.Row
+    connection.backup(memory)
+    return memory
+
+
+def _known_to_copy(path: Path) -> frozenset[str]:
+    """Return the checkpoints that a journal's copy knows; none where there is no copy, or none that can be read.
+
+    Raises:
+        JournalDamagedError: there is a copy, and nothing that it is the copy of.
+    """
+    copy = path.with_name(COPY)
+    if not copy.is_file():
+        return frozenset()
+    if not (path.is_file() and path.stat().st_size):
+        raise _damaged(path, "it is empty" if path.is_file() else "it is missing")
+    try:
+        with contextlib.closing(sqlite3.connect(f"{copy.resolve().as_uri()}?immutable=1", uri=True)) as connection:
+            return frozenset(name for (name,) in connection.execute("SELECT path FROM checkpoints"))
+    except sqlite3.Error:
+        return frozenset()
 
 
 def _damaged(path: Path, what: object) -> JournalDamagedError:
-    copy = path.with_name(_COPY)
+    copy = path.with_name(COPY)
     way = (
         f"Its copy of the last checkpoint is there: `tinkex-actors run repair {path.parent}` puts it in place, and the "
         "run goes on from that checkpoint."
@@ -205,7 +239,8 @@ def _damaged(path: Path, what: object) -> JournalDamagedError:
         else "There is no copy of it. Begin anew in another folder; the checkpoints that the server still has can be "
         "its beginning (from_checkpoint=)."
     )
-    return JournalDamagedError(f"The journal {path} is damaged ({what}). {way}", path=str(path.parent))
+    found = " ".join(str(what).split())
+    return JournalDamagedError(f"The journal {path} is damaged ({found}). {way}", path=str(path.parent))
 
 
 def _unwritable(path: Path, error: Exception) -> RunError:

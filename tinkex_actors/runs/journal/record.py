@@ -114,9 +114,11 @@ def read_record(connection: sqlite3.Connection) -> Record:
     """
     row = connection.execute("SELECT spec, checkpoint_every FROM spec").fetchone()
     history = [_step(row) for row in connection.execute("SELECT * FROM steps ORDER BY step")]
+    if [row.index for row in history] != list(range(len(history))):
+        raise ValueError("a step is missing between others")
     openings = [_opening(row) for row in connection.execute("SELECT * FROM openings ORDER BY epoch")]
     checkpoints = [
-        CheckpointRow(**{**dict(row), "cursor": _json(row["cursor"])})
+        CheckpointRow(**{**_columns(row), "cursor": _json(row["cursor"])})
         for row in connection.execute("SELECT * FROM checkpoints ORDER BY step, at")
     ]
     next_seq = _next_seq(openings, history, checkpoints)
@@ -161,7 +163,11 @@ def _step(row: sqlite3.Row) -> HistoryRow:
 
 
 def _opening(row: sqlite3.Row) -> OpeningRow:
-    return OpeningRow(**{**dict(row), "command": _json(row["command"])})
+    return OpeningRow(**{**_columns(row), "command": _json(row["command"])})
+
+
+def _columns(row: sqlite3.Row) -> dict[str, Any]:
+    return {name: row[name] for name in row.keys() if name != "sum"}  # noqa: SIM118
 
 
 def _json(text: str | None) -> Any:

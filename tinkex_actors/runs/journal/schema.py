@@ -17,7 +17,7 @@ import sqlite3
 
 from tinkex_actors.errors import RunError
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "migrate"]
+__all__ = ["APPLICATION_ID", "MIGRATIONS", "migrate", "version_of"]
 
 # Stands in the file's header ("tkxr"), so that another program's database is not taken for a journal.
 APPLICATION_ID = 0x746B7872
@@ -52,17 +52,21 @@ MIGRATIONS = (
     CREATE TABLE notes (id INTEGER PRIMARY KEY, at TEXT NOT NULL, step INTEGER, kind TEXT NOT NULL, text TEXT NOT NULL);
     ALTER TABLE spec ADD COLUMN checkpoint_every INTEGER;
     """,
+    "".join(
+        f"ALTER TABLE {table} ADD COLUMN sum INTEGER;\n"
+        for table in ("spec", "openings", "operations", "steps", "checkpoints", "samples")
+    ),
 )
 
 
-def migrate(connection: sqlite3.Connection, path: str) -> None:
-    """Bring a journal to the newest version, each step whole or not at all.
+def version_of(connection: sqlite3.Connection, path: str) -> int:
+    """Return a journal's version; 0 for one that is empty.
 
     Raises:
         RunError: a newer version of this package wrote it, or it belongs to another program.
         sqlite3.DatabaseError: it is damaged.
     """
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     (owner,) = connection.execute("PRAGMA application_id").fetchone()
     if version > len(MIGRATIONS):
         raise RunError(
@@ -72,6 +76,15 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if owner != APPLICATION_ID and (version or tables):
         raise RunError(f"{path} is a database of another program. Open the run in another folder.", path=path)
-    for number in range(version, len(MIGRATIONS)):
+    return version
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring a journal to the newest version, each step whole or not at all.
+
+    Raises:
+        RunError, sqlite3.DatabaseError: as :func:`version_of`.
+    """
+    for number in range(version_of(connection, path), len(MIGRATIONS)):
         script = f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {number + 1};"
         connection.executescript(f"BEGIN IMMEDIATE; {MIGRATIONS[number]} {script} COMMIT;")
