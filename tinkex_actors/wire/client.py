@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -144,6 +145,7 @@ def poll_request(
     iteration: int,
     allow_metadata_only: bool,
     roundtrip: float | None = None,
+    headers: Mapping[str, str] = _NOTHING,
 ) -> Request:
     """Return the request that asks for a promise's result (protocol 4.2).
 
@@ -154,19 +156,34 @@ def poll_request(
         iteration: 0 for the first poll of this promise.
         allow_metadata_only: accept the size alone; False once the room for it is reserved.
         roundtrip: seconds it took to get the promise; sent with the first poll.
+        headers: such as ``base_headers``; what the encoding decides wins over them.
     """
-    message = FutureRetrieveRequest(
-        request_id=request_id, allow_metadata_only=allow_metadata_only if dialect.metadata_only else None
-    )
-    request = encode_request(ROUTES["retrieve_future"], message, dialect)
-    request.headers["X-Stainless-Raw-Response"] = "raw"
-    request.headers["X-Tinker-Request-Iteration"] = str(iteration)
-    request.headers["X-Tinker-Request-Type"] = result_route.request_type
+    metadata = allow_metadata_only if dialect.metadata_only else None
+    fixed = _poll_headers(result_route.request_type, result_route.protobuf_result and dialect.protobuf)
+    sent = {**headers, **fixed, "X-Tinker-Request-Iteration": str(iteration)}
     if roundtrip is not None and iteration == 0:
-        request.headers["X-Tinker-Create-Promise-Roundtrip-Time"] = str(roundtrip)
-    if result_route.protobuf_result and dialect.protobuf:
-        request.headers["Accept"] = PROTOBUF_TYPE
-    return request
+        sent["X-Tinker-Create-Promise-Roundtrip-Time"] = str(roundtrip)
+    route = ROUTES["retrieve_future"]
+    if dialect.minimal or dialect.dropped or metadata is None:
+        message = FutureRetrieveRequest(request_id=request_id, allow_metadata_only=metadata)
+        body = _json_body(route, route.name, message, dialect)
+    else:
+        # The same bytes, for the request that is made most often.
+        body = msgspec.json.encode({"request_id": request_id, "allow_metadata_only": metadata})
+    return Request(
+        method=route.method, path=PREFIX + route.path, headers=sent, body=body, timeout=route.timeout, pool=route.pool
+    )
+
+
+@lru_cache(maxsize=128)
+def _poll_headers(request_type: str, protobuf: bool) -> dict[str, str]:
+    return {
+        **ROUTES["retrieve_future"].headers,
+        "Accept": PROTOBUF_TYPE if protobuf else JSON_TYPE,
+        "Content-Type": JSON_TYPE,
+        "X-Stainless-Raw-Response": "raw",
+        "X-Tinker-Request-Type": request_type,
+    }
 
 
 def decode_poll(result_route: Route, response: Response, dialect: Dialect) -> PollAnswer:

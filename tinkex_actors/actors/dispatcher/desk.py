@@ -129,7 +129,9 @@ class DispatcherDesk(Desk):
         sample_id = next(self._ids)
         number = session.next_number()
         session_id = session.sampling_session_id
-        request = msgspec.structs.replace(request, sampling_session_id=session_id, seq_id=number)
+        # The request is ours since it was handed in, so what only the desk knows is put into it, not into a copy.
+        msgspec.structs.force_setattr(request, "sampling_session_id", session_id)
+        msgspec.structs.force_setattr(request, "seq_id", number)
         future = self._ledger.open(operation, sampling_session_id=session_id, seq_ids=[number], request_ids=[])
         sample = self._samples[sample_id] = Sample(
             self, sample_id, session, request, size_bytes, finish, future, priority
@@ -377,8 +379,7 @@ def _name_sequences(result: Any, sequence_ids: list[str]) -> Any:
     """Put the promise's sequence ids on the sequences; a server of an older dialect names none."""
     if len(sequence_ids) != len(result.sequences):
         return result
-    named = [
-        msgspec.structs.replace(sequence, sequence_id=name)
-        for sequence, name in zip(result.sequences, sequence_ids, strict=True)
-    ]
-    return msgspec.structs.replace(result, sequences=named)
+    # They were decoded for this call alone, so nobody has seen them without.
+    for sequence, name in zip(result.sequences, sequence_ids, strict=True):
+        msgspec.structs.force_setattr(sequence, "sequence_id", name)
+    return result

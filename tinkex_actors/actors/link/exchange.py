@@ -197,8 +197,8 @@ class Link:
                 iteration=iteration,
                 allow_metadata_only=allow_metadata_only,
                 roundtrip=roundtrip,
+                headers=self._headers,
             )
-            request.headers = self._headers | request.headers
             request.timeout = self.config.poll_timeout
             request.headers["x-stainless-read-timeout"] = f"{request.timeout:g}"
             try:
