@@ -100,7 +100,9 @@ class Lane:
         protocol, transport = connection.protocol, connection.transport
         if protocol is None or transport is None:
             raise aiohttp.ServerDisconnectedError
-        protocol.set_response_params(read_timeout=self._timeout.sock_read, read_bufsize=self._buffer)
+        protocol.set_response_params(
+            read_until_eof=True, read_timeout=self._timeout.sock_read, read_bufsize=self._buffer
+        )
         if len(body) <= _SHORT_BYTES:
             transport.write(head + body)
         else:
@@ -112,7 +114,7 @@ class Lane:
                 message, payload = await protocol.read()
             except aiohttp.http.HttpProcessingError as error:
                 raise aiohttp.ClientPayloadError(f"{type(error).__name__}: {error.message}") from error
-            if not 100 <= message.code < 200:
+            if not 100 <= message.code < 200 or message.code == 101:  # after that one, what follows is no HTTP
                 break
         size = message.headers.get("Content-Length")
         if size is not None and (int(size) > self._budget or "Content-Encoding" not in message.headers):
