@@ -1,6 +1,8 @@
 """One result from many, against the table of protocol 6.5 and a naive reference."""
 
 import math
+from fractions import Fraction
+from random import Random
 
 import numpy as np
 import pytest
@@ -117,3 +119,65 @@ def test_agrees_with_a_naive_reference(outputs: list[ForwardBackwardOutput]) -> 
     }
     assert dict(whole.metrics) == pytest.approx(expected, rel=1e-9, abs=1e-6)
     assert len(whole.loss_fn_outputs) == weights.sum()
+
+
+def of_bare(key: str, *weighted: tuple[int, float]) -> dict[str, float]:
+    return dict(combine([bare(rows, {key: value}) for rows, value in weighted]).metrics)
+
+
+# Whole numbers, in which floats make no error: what is left is the formula.
+weighted_wholes = st.lists(
+    st.tuples(st.integers(0, 32), st.integers(-(2**20), 2**20).map(float)), min_size=1, max_size=8
+)
+
+
+@settings(deadline=None, max_examples=100)
+@given(weighted_wholes)
+def test_means_sums_and_slack_are_the_formulas_exactly(chunks: list[tuple[int, float]]) -> None:
+    rows = [weight for weight, _ in chunks]
+    values = [Fraction(value) for _, value in chunks]
+    rows = rows if any(rows) else [1] * len(rows)
+    mean = sum(w * v for w, v in zip(rows, values, strict=True)) / sum(rows)
+
+    assert of_bare("m:mean", *chunks)["m:mean"] == float(mean)
+    assert of_bare("m:sum", *chunks)["m:sum"] == sum(values)
+    assert of_bare("m:slack", *chunks)["m:slack"] == float(max(values)) - float(mean)
+    assert of_bare("m:min", *chunks)["m:min"] == min(values)
+    assert of_bare("m:max", *chunks)["m:max"] == max(values)
+
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(finite, min_size=1, max_size=8), st.randoms())
+def test_a_hash_is_a_sum_of_whole_numbers_modulo_two_to_the_64(values: list[float], rng: Random) -> None:
+    mask = 2**64 - 1
+    expected = 0
+    for value in values:
+        expected = (expected + (math.trunc(value) & mask)) & mask
+
+    found = of_bare("h:hash2", *((1, value) for value in values))["h:hash2"]
+
+    assert type(found) is int
+    assert found == expected
+    rng.shuffle(values)
+    assert of_bare("h:hash2", *((1, value) for value in values)) == {"h:hash2": expected}
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(finite, min_size=1, max_size=6), st.lists(finite, min_size=1, max_size=6))
+def test_hashes_of_parts_add_up_to_that_of_the_whole(some: list[float], others: list[float]) -> None:
+    parts = [of_bare("h:hash2", *((1, value) for value in part))["h:hash2"] for part in (some, others)]
+
+    assert of_bare("h:hash2", *((1, value) for value in (*some, *others)))["h:hash2"] == sum(parts) % 2**64
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.floats(), min_size=1, max_size=12))
+def test_unique_keeps_every_value_under_a_name_of_its_own_in_the_order_of_the_chunks(values: list[float]) -> None:
+    whole = of_bare("clock:unique", *((1, value) for value in values))
+
+    names = ["clock:unique", *(f"clock:unique_{number}" for number in range(1, len(values)))]
+    assert list(whole) == names
+    assert repr([whole[name] for name in names]) == repr(values)

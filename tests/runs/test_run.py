@@ -20,6 +20,7 @@ from tinkex_actors import (
     LoraConfig,
     ModelInput,
     NotFoundError,
+    QueuePausedError,
     RunDivergedError,
     RunError,
     RunLockedError,
@@ -529,8 +530,30 @@ async def test_pauses_of_the_queue_are_in_the_notes_of_the_run(tmp_path: Path) -
     assert notes == [(1, "queue_paused", "paused_capacity: no room"), (1, "queue_resumed", "after 12 s")]
 
 
+async def test_a_pause_that_is_too_long_leaves_the_model_to_be_gone_on_with(tmp_path: Path) -> None:
+    """No checkpoint can be taken behind requests that the queue does not take; the model itself is what is saved."""
+    async with over_http(tmp_path / "store", EngineOptions()) as url:
+        with pytest.raises(QueuePausedError):
+            await _paused_in(tmp_path, url, 3)
+        run, done = await go_on(tmp_path, url, 5)
+
+    assert run.way == "attached"
+    assert done == [3, 4]
+
+
+async def _paused_in(folder: Path, url: str, index: int) -> None:
+    async with ServiceClient(base_url=url) as service, durable(folder, service) as run:
+        async for step in run.steps(5, checkpoint_every=2):
+            await step.sample(ModelInput.from_ints([1, 2]), 1, SamplingParams(max_tokens=2))
+            await step.forward_backward([example(step.index)], "cross_entropy")
+            if step.index == index:
+                raise QueuePausedError("as the sequencer says at the deadline", model_id=run.training.model_id)
+            await step.optim_step(AdamParams(learning_rate=1e-3))
+
+
 def test_what_may_pass_is_told_from_what_will_not() -> None:
     from tinkex_actors import APITimeoutError, AuthenticationError, RateLimitError, RequestFailedError
+    from tinkex_actors.runs.interruptions import leaves_the_model
 
     assert is_interruption(NotFoundError("x", status_code=404))
     assert is_interruption(APITimeoutError("x"))
@@ -540,3 +563,7 @@ def test_what_may_pass_is_told_from_what_will_not() -> None:
     assert not is_interruption(AuthenticationError("x", status_code=401))
     assert not is_interruption(InputError("x"))
     assert not is_interruption(KeyError("x"))
+    assert leaves_the_model(QueuePausedError("x"))
+    assert leaves_the_model(APITimeoutError("x"))
+    assert not leaves_the_model(NotFoundError("x", status_code=404))
+    assert not leaves_the_model(KeyError("x"))

@@ -344,7 +344,7 @@ class ServiceClient:
             status: ``success``, ``errored`` or ``interrupted``.
             detail: words for whoever looks at the session later.
             finish: end the session on the server too; None ends one that was created here, and leaves one that was
-                joined to its other holders.
+                joined to its other holders, or whose model an interrupted durable run will come back for.
 
         Raises:
             InputError: another status.
@@ -359,7 +359,8 @@ class ServiceClient:
             if self._core is None:
                 closing.resolve(None)
             else:
-                ends = self._joins is None if finish is None else finish
+                kept = self._joins is not None or self._core.session.kept
+                ends = not kept if finish is None else finish
                 closes = _close(self._core, status if ends else None, detail, closing)
                 self._close_task = loop.create_task(closes, name="tinkex close")
         return self._closing

@@ -9,6 +9,7 @@ from tinkex_actors.errors import (
     GoneError,
     NotFoundError,
     OutcomeUnknownError,
+    QueuePausedError,
     RemoteWireError,
     RequestFailedError,
     RestartsExhaustedError,
@@ -16,7 +17,7 @@ from tinkex_actors.errors import (
     SequenceBrokenError,
 )
 
-__all__ = ["is_interruption"]
+__all__ = ["is_interruption", "leaves_the_model"]
 
 _PASSING = (
     APIConnectionError,
@@ -42,3 +43,9 @@ def is_interruption(error: BaseException) -> bool:
     if isinstance(error, APIStatusError) and error.retryable:
         return True
     return isinstance(error, _PASSING)
+
+
+def leaves_the_model(error: BaseException) -> bool:
+    """Return whether the model of a run that was left by this error may still live, to be gone on with."""
+    gone = isinstance(error, (GoneError, NotFoundError, RunDivergedError))
+    return isinstance(error, QueuePausedError) or (is_interruption(error) and not gone)

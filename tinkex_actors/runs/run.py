@@ -17,6 +17,7 @@ from tinkex_actors.clients.inside import backbone_of, living_session, next_numbe
 from tinkex_actors.errors import ClosedError, ConfigError, RunError
 from tinkex_actors.runs.checkpoints import Checkpoints
 from tinkex_actors.runs.command import own_command
+from tinkex_actors.runs.interruptions import leaves_the_model
 from tinkex_actors.runs.journal.entries import RunClosed, RunOpened
 from tinkex_actors.runs.journal.file import JournalFile
 from tinkex_actors.runs.journal.keeper import EXECUTOR, JournalDesk, JournalKeeper
@@ -321,6 +322,8 @@ class DurableRun:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         ending = "closed" if kind is None else kind.__name__
+        if error is not None and leaves_the_model(error):
+            self._core.session.kept = True
         try:
             if kind is None and self._stands_at_a_commit():
                 await self._checkpoints.take()

@@ -38,6 +38,7 @@ class SessionDesk(Desk):
         flags: the server's flags (protocol 5.2), or their defaults.
         dynamic: those that are read again (protocol 5.3); look here for each use.
         joins: the session to join.
+        kept: closing leaves it to the server's time-outs, because somebody will come back for one of its models.
         refreshes: the server has a dynamic config, which is to be read again.
         pulse: the heartbeat's machine state.
     """
@@ -50,6 +51,7 @@ class SessionDesk(Desk):
         "dynamic",
         "flags",
         "joins",
+        "kept",
         "key",
         "loss_numbers",
         "model_numbers",
@@ -74,6 +76,7 @@ class SessionDesk(Desk):
         self.user_metadata = dict(user_metadata or {})
         self.display_name = display_name
         self.joins = joins
+        self.kept = False
         self.session_id: str | None = None
         self.flags = ClientConfigResponse()
         self.dynamic = ClientDynamicConfigResponse()
