@@ -9,6 +9,7 @@ recorded to three digits, hence their tolerance of 1e-3.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from tinkex_actors.engine.core import (
     AdamHyper,
     BaseModel,
     DecodeParams,
+    Decoder,
+    Drawing,
     Example,
     LoraSpec,
     forward_backward,
@@ -29,12 +32,11 @@ from tinkex_actors.engine.core import (
     sample,
     topk_prompt,
 )
-from tinkex_actors.engine.core.batching import length_bucket
-from tinkex_actors.engine.core.sampling.decoding import prefill
+from tinkex_actors.engine.core.sampling.decoding import cut, head, read
 from tinkex_actors.engine.models.catalog import load_model, model_names
 from tinkex_actors.engine.models.fetch import SMOLLM2, pull
 from tinkex_actors.engine.models.tokenizer import smollm2_tokenizer
-from tinkex_actors.errors import ConfigError
+from tinkex_actors.errors import ClosedError, ConfigError
 
 pytestmark = [pytest.mark.smollm, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -59,9 +61,8 @@ def ids(base: BaseModel, text: str) -> np.ndarray[tuple[int], np.dtype[np.int32]
 def last_logits(
     base: BaseModel, text: np.ndarray[tuple[int], np.dtype[np.int32]]
 ) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
-    padded = np.zeros((1, length_bucket(text.size)), np.int32)
-    padded[0, : text.size] = text
-    return np.asarray(prefill(base.weights, None, padded, np.int32(text.size), base.config, None)[0])
+    prompt = read(cut(base, None), text)
+    return np.asarray(head(base.ends, None, prompt.hidden[None], base.config, None)[0])
 
 
 def test_the_catalogue_knows_its_size(base: BaseModel) -> None:
@@ -130,6 +131,31 @@ def test_the_greedy_answer_is_the_recorded_one(base: BaseModel) -> None:
     assert answer.stop_reason == "stop"
     whole = np.concatenate([prompt, answer.tokens])
     np.testing.assert_allclose(prompt_logprobs(base, None, whole)[37:], answer.logprobs, atol=1e-4)
+
+
+def test_a_seed_gives_the_same_bits_beside_others_and_can_be_given_up_at_any_token(base: BaseModel) -> None:
+    held = new_adapter(base, LoraSpec(rank=4))
+    held = replace(held, params=held.params + 0.01)  # so that B is not zero
+    prompt = np.array(base.tokenizer.chat_prompt(QUESTION), np.int32)
+    params = DecodeParams(max_tokens=6, seed=3)
+    (by_itself,) = sample(base, held, prompt, 1, params)
+    decoder = Decoder()
+    looks = iter(range(4))
+    given_up = Drawing(base, held, prompt, 1, replace(params, seed=4), should_stop=lambda: next(looks) == 3)
+    others = [Drawing(base, held, prompt[: 30 - number], 1, replace(params, seed=number)) for number in range(4)]
+    mine = Drawing(base, held, prompt, 1, params)
+    for drawing in (given_up, *others, mine):
+        decoder.add(drawing)
+        decoder.step()
+    while not mine.over:
+        decoder.step()
+    (among,) = mine.result()
+    assert (among.tokens.tobytes(), among.logprobs.tobytes()) == (
+        by_itself.tokens.tobytes(),
+        by_itself.logprobs.tobytes(),
+    )
+    with pytest.raises(ClosedError, match="abandoned after 3 tokens"):
+        given_up.result()
 
 
 def test_it_learns_an_answer_and_its_gradient_is_the_slope(base: BaseModel) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 
-__all__ = ["LayerWeights", "ModelConfig", "RopeScaling", "Weights"]
+__all__ = ["Ends", "LayerWeights", "ModelConfig", "RopeScaling", "Weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +138,11 @@ class Weights(NamedTuple):
     embedding: jax.Array
     final_norm: jax.Array
     head: jax.Array | None = None
+
+
+class Ends(NamedTuple):
+    """What of ``Weights`` lies before and after the layers."""
+
+    embedding: jax.Array
+    final_norm: jax.Array
+    head: jax.Array | None

@@ -101,33 +101,26 @@ def _after_prefix(prefix: jax.Array, own: jax.Array) -> jax.Array:
     return jnp.concatenate([spread, own], axis=2)
 
 
-def attend_cached(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    slot: jax.Array,
-    positions: jax.Array,
-    config: ModelConfig,
-) -> jax.Array:
+def attend_cached(q: jax.Array, k: jax.Array, v: jax.Array, positions: jax.Array, config: ModelConfig) -> jax.Array:
     """Attend one query per row to what the row has in the cache.
 
-    The cache is a ring: a row's tokens lie in consecutive slots that end with ``slot``, and may wrap around.
+    Heads come first in the cache and the keys' slots last, so that both products run over what lies together: with 16
+    rows of 512 slots this takes a fifth of the time of slots first.
 
     Args:
         q: rotated queries ``[rows, heads, head_dim]``.
-        k: cached keys ``[rows, S, kv_heads, head_dim]``, the new one already written at ``slot``.
-        v: cached values, shaped like the keys.
-        slot: int32 scalar, where the new tokens of all rows are.
-        positions: int32 ``[rows]``, how many tokens each row has before the new one.
+        k: cached keys ``[rows, kv_heads, head_dim, S]``, that of position ``p`` in slot ``p``, the new one included.
+        v: cached values ``[rows, kv_heads, S, head_dim]``.
+        positions: int32 ``[rows]``, where the new token of each row is. What the slots after it hold does not matter,
+            not even to the last bits of the result, as long as it is finite.
         config: the model's shape.
 
     Returns:
         float32 ``[rows, heads * head_dim]``.
     """
-    rows, capacity = k.shape[:2]
+    rows, _, capacity, _ = v.shape
     q = q.reshape(rows, config.kv_heads, config.heads // config.kv_heads, config.head_dim)
-    scores = jnp.einsum("bkgd,bskd->bkgs", q, k) * (1.0 / math.sqrt(config.head_dim))
-    age = (slot - jnp.arange(capacity)) % capacity
-    visible = (age <= positions[:, None])[:, None, None]
+    scores = jnp.einsum("bkgd,bkds->bkgs", q, k) * (1.0 / math.sqrt(config.head_dim))
+    visible = (jnp.arange(capacity) <= positions[:, None])[:, None, None]
     weights = jax.nn.softmax(jnp.where(visible, scores, _MASKED), axis=-1)
-    return jnp.einsum("bkgs,bskd->bkgd", weights, v).reshape(rows, config.query_width)
+    return jnp.einsum("bkgs,bksd->bkgd", weights, v).reshape(rows, config.query_width)

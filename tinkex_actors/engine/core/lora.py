@@ -15,12 +15,25 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from tinkex_actors.engine.core.architecture import ModelConfig
 from tinkex_actors.engine.core.model import BaseModel
 from tinkex_actors.errors import InputError
 
-__all__ = ["LORA_ALPHA", "MAX_RANK", "Adapter", "LoraPair", "LoraSpec", "flatten", "leaves", "new_adapter", "unflatten"]
+__all__ = [
+    "LORA_ALPHA",
+    "MAX_RANK",
+    "Adapter",
+    "LoraPair",
+    "LoraSpec",
+    "by_layer",
+    "flatten",
+    "layer_pairs",
+    "leaves",
+    "new_adapter",
+    "unflatten",
+]
 
 LORA_ALPHA = 32.0
 """Numerator of the adapter's scale, as on the hosted service: the scale is ``LORA_ALPHA / rank``."""
@@ -128,6 +141,10 @@ def unflatten(flat: jax.Array, config: ModelConfig, spec: LoraSpec) -> dict[str,
         end = start + math.prod(shape)
         arrays[name] = flat[start:end].reshape(shape)
         start = end
+    return _pairs(arrays)
+
+
+def _pairs(arrays: dict[str, jax.Array]) -> dict[str, LoraPair]:
     return {name[:-2]: LoraPair(arrays[name], arrays[f"{name[:-2]}.b"]) for name in arrays if name.endswith(".a")}
 
 
@@ -135,6 +152,30 @@ def flatten(pairs: dict[str, LoraPair], config: ModelConfig, spec: LoraSpec) -> 
     """Join pairs into the flat vector that ``unflatten`` cuts. Traceable."""
     arrays = {f"{name}.{side}": getattr(pair, side) for name, pair in pairs.items() for side in ("a", "b")}
     return jnp.concatenate([arrays[name].reshape(-1) for name, _ in leaves(config, spec)])
+
+
+def by_layer(flat: npt.NDArray[np.float32], config: ModelConfig, spec: LoraSpec) -> npt.NDArray[np.float32]:
+    """Return a copy of a flat vector with a row per layer, float32 ``[layers, Q]``, without the unembedding."""
+    rows = [np.empty((config.layers, 0), np.float32)]
+    start = 0
+    for name, shape in leaves(config, spec):
+        size = math.prod(shape)
+        if not name.startswith("unembed"):
+            rows.append(flat[start : start + size].reshape(config.layers, -1))
+        start += size
+    return np.concatenate(rows, axis=1)
+
+
+def layer_pairs(row: jax.Array, config: ModelConfig, spec: LoraSpec) -> dict[str, LoraPair]:
+    """Cut a row of ``by_layer`` into the layer's pairs, ``[in, rank]`` and ``[rank, out]``. Traceable."""
+    arrays: dict[str, jax.Array] = {}
+    start = 0
+    for name, (_, *shape) in leaves(config, spec):
+        if not name.startswith("unembed"):
+            end = start + math.prod(shape)
+            arrays[name] = row[start:end].reshape(shape)
+            start = end
+    return _pairs(arrays)
 
 
 def new_adapter(base: BaseModel, spec: LoraSpec) -> Adapter:

@@ -201,7 +201,7 @@ def _scores(
     weights: Weights, flat: jax.Array | None, tokens: jax.Array, config: ModelConfig, spec: LoraSpec | None
 ) -> jax.Array:
     lora = None if flat is None or spec is None else Lora(unflatten(flat, config, spec), spec.scale)
-    hidden, _ = hidden_states(weights, lora, tokens, config)
+    hidden = hidden_states(weights, lora, tokens, config)
     return logits(weights, lora, hidden)
 
 

@@ -126,7 +126,7 @@ def _batch_losses(
     shared: int,
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     lora = Lora(pairs, spec.scale)
-    hidden, _ = hidden_states(weights, lora, batch.tokens, config, shared)
+    hidden = hidden_states(weights, lora, batch.tokens, config, shared)
     scores = logits(weights, lora, hidden)
     logprobs = _target_logprobs(scores, batch.targets, shared)
     rows = token_losses(index, logprobs, batch.signals).sum(axis=(1, 2))

@@ -178,12 +178,11 @@ class Core:
         request: SampleRequest,
         seed: int,
         *,
-        watched: bool,
         should_stop: Callable[[], bool],
     ) -> core.Drawing:
         """Return the answers that a request asks for, not yet drawn.
 
-        One with a seed of its own is decoded alone: equal requests then give equal bits whatever else runs.
+        One with a seed of its own is exact: equal requests then give equal bits whatever else runs.
 
         Raises:
             InputError: the prompt or a parameter cannot be used.
@@ -203,8 +202,7 @@ class Core:
             _tokens(request.prompt, "prompt"),
             request.num_samples,
             params,
-            alone=request.sampling_params.seed is not None,
-            watched=watched,
+            exact=request.sampling_params.seed is not None,
             should_stop=should_stop,
             stop_check=_stop_check(request.sampling_params, tokenizer),
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.engine.service.cell import EngineCell
@@ -20,6 +21,9 @@ _SWEEP_INTERVAL = 5.0
 
 # A computation gives up between microbatches and decode chunks; this is for the longest of them on a slow machine.
 _STOP_DEADLINE = 30.0
+
+# Seconds that a training step waits for samples at most.
+_LONGEST_TURN = 1.0
 
 # The one thread that computes, for all engines of a system: two would only take each other's cores.
 _COMPUTE = "engine"
@@ -67,16 +71,25 @@ class EngineHost(Actor):
         elif engine.jobs.decoding:
             await self.blocking(_nothing, executor=_COMPUTE)
             engine.settle_samples()
+        turn = 0.0
         while True:
             await engine.jobs.filled()
             # By turns: a step does not wait for the end of long samples, nor samples for the end of training.
-            admitted = engine.admit()
-            if admitted or engine.jobs.decoding:
-                await self.blocking(engine.decode, admitted, executor=_COMPUTE)
-                engine.settle_samples()
+            await self._decode(turn)
             if (job := engine.jobs.running or engine.jobs.next()) is not None:
                 await self.blocking(job.run, engine.load_core, executor=_COMPUTE)
                 engine.settle(job)
+                turn = min(job.finished_at - job.started_at, _LONGEST_TURN)
+
+    async def _decode(self, turn: float) -> None:
+        """Decode samples for about ``turn`` seconds, a chunk at least; they get as much time as the job before them."""
+        engine = self._engine
+        until = perf_counter() + turn
+        while (admitted := engine.admit()) or engine.jobs.decoding:
+            await self.blocking(engine.decode, admitted, executor=_COMPUTE)
+            engine.settle_samples()
+            if perf_counter() >= until:
+                break
 
 
 class EngineLease:

@@ -4,6 +4,7 @@
 
     decoder   takes requests in, seats their answers in groups, decodes a chunk at a time   (and `sample`, for one)
     groups    rows that share a compiled call
+    library   adapters and prompts, ready for use
     drawing   one request: how its answers are drawn, and what there is of them
     decoding  the compiled pieces
 

@@ -11,7 +11,8 @@ import numpy.typing as npt
 from tinkex_actors.engine.core.lora import Adapter
 from tinkex_actors.engine.core.model import BaseModel
 from tinkex_actors.engine.core.sampling.drawing import Answer, DecodeParams, Drawing, Sampled
-from tinkex_actors.engine.core.sampling.groups import Group, Prompt, most_rows, row_bucket
+from tinkex_actors.engine.core.sampling.groups import Group
+from tinkex_actors.engine.core.sampling.library import Library
 from tinkex_actors.engine.core.training import never_stop
 
 __all__ = ["Decoder", "sample"]
@@ -23,11 +24,10 @@ _MAX_CELLS = 16384
 class _Waiting:
     """A request, and those of its answers that have no row yet."""
 
-    __slots__ = ("drawing", "prompt", "seated", "unseated")
+    __slots__ = ("drawing", "seated", "unseated")
 
     def __init__(self, drawing: Drawing) -> None:
         self.drawing = drawing
-        self.prompt = Prompt(drawing)
         self.unseated: deque[Answer] = deque(drawing.answers)
         self.seated = 0
 
@@ -35,11 +35,12 @@ class _Waiting:
 class Decoder:
     """Decodes many requests together, a chunk at a time. It runs on the thread that calls it.
 
-    A request that is ``alone`` has a group of its own, with as many rows as its answers need: a pure function of the
-    request. The others sit together, by adapter. Groups take turns. Nobody who waits for memory is overtaken.
+    Requests sit together in groups: exact ones with those of the same adapter that ask for the same shape, the others
+    with any of the same adapter. Groups take turns. Nobody who waits for memory is overtaken.
     """
 
     def __init__(self) -> None:
+        self._library = Library()
         self._waiting: list[_Waiting] = []
         self._groups: deque[Group] = deque()
         self._open: dict[Drawing, None] = {}
@@ -48,6 +49,11 @@ class Decoder:
     def busy(self) -> bool:
         """Whether there is something to decode."""
         return bool(self._open)
+
+    @property
+    def prompts_read(self) -> int:
+        """How many prompts it has read. One that many requests ask, or that came again soon, is read once."""
+        return self._library.prompts_read
 
     def add(self, drawing: Drawing) -> None:
         """Take a request in. Its prompt is read when there is a row for it."""
@@ -106,65 +112,45 @@ class Decoder:
     def _seat(self) -> None:
         """Give rows to those who wait: one each in turn, first those who have none, then in the order they came."""
         queue = sorted(self._waiting, key=lambda entry: entry.seated > 0)
+        short = False
         while queue:
             again = []
             for entry in queue:
-                seated = self._seat_alone(entry) if entry.drawing.alone else self._seat_shared(entry)
+                seated = self._seat_one(entry, grow=not short)
                 if seated and entry.unseated:
                     again.append(entry)
-                elif not seated and entry.seated == 0 and self._short_of_memory(entry.drawing):
-                    # Whoever came later would take what this one waits for.
-                    again.clear()
+                elif not seated and entry.seated == 0 and not self._full(entry.drawing):
+                    # It waits for memory, which nobody behind it may take; those before it may fill the rows they have.
+                    short = True
                     break
             queue = again
         self._waiting = [entry for entry in self._waiting if entry.unseated]
 
-    def _seat_alone(self, entry: _Waiting) -> bool:
-        if any(group.alone and group.seated[0].drawing is entry.drawing for group in self._groups):
-            return False  # its answers come in parts, one after the other
-        drawing = entry.drawing
-        part = min(len(entry.unseated), most_rows(drawing.capacity))
-        rows = row_bucket(part)
-        if not self._fits(rows * drawing.capacity):
-            return False
-        group = Group(drawing, rows)
-        for _ in range(part):
-            group.join(entry.unseated.popleft(), entry.prompt)
-        entry.seated += part
-        self._groups.appendleft(group)
-        return True
-
-    def _seat_shared(self, entry: _Waiting) -> bool:
+    def _seat_one(self, entry: _Waiting, *, grow: bool) -> bool:
+        """Give one of its answers a row, if there is one or, with ``grow``, memory for one; return whether it has."""
         drawing = entry.drawing
         group = min(
-            (group for group in self._groups if group.takes(drawing)), key=lambda group: group.capacity, default=None
+            (group for group in self._groups if group.suits(drawing) and not group.full),
+            key=lambda group: group.capacity,
+            default=None,
         )
         if group is None:
-            if not self._fits(drawing.capacity) or self._full(drawing):
+            group = Group(drawing, self._library)
+            if not grow or self._full(drawing) or not self._fits(group.rows_for(1) * group.capacity):
                 return False
-            group = Group(drawing)
             self._groups.append(group)
-        elif not self._fits(group.rows_for(1) * group.capacity - group.cells):
+        elif (more := group.rows_for(1) * group.capacity - group.cells) and not (grow and self._fits(more)):
             return False
-        group.join(entry.unseated.popleft(), entry.prompt)
+        group.join(entry.unseated.popleft())
         entry.seated += 1
         return True
 
     def _full(self, drawing: Drawing) -> bool:
         """Whether a group for the request is there and has no row left: waiting beats opening another."""
-        return any(
-            not group.alone
-            and group.adapter is drawing.adapter
-            and group.truncated == drawing.truncated
-            and group.capacity >= drawing.capacity
-            for group in self._groups
-        )
+        return any(group.suits(drawing) and group.full for group in self._groups)
 
     def _fits(self, cells: int) -> bool:
         return not self._groups or sum(group.cells for group in self._groups) + cells <= _MAX_CELLS
-
-    def _short_of_memory(self, drawing: Drawing) -> bool:
-        return drawing.alone or not self._full(drawing)
 
 
 def sample(
@@ -188,7 +174,7 @@ def sample(
         prompt: int32 ``[P]``.
         count: number of answers, 1 or more.
         params: how they are drawn.
-        should_stop: asked before each chunk of 16 tokens; true abandons the call.
+        should_stop: asked before each chunk of tokens; true abandons the call.
         stop_check: called with an answer's tokens after each one; true ends the answer there (for stop strings).
 
     Raises:

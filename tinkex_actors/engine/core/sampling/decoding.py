@@ -1,8 +1,12 @@
-"""The compiled pieces of sampling: reading a prompt, seating it in a row, and a chunk of decoded tokens.
+"""The compiled pieces of sampling: reading a prompt, seating it in a row, and drawing the next token of every row.
 
-Rows are decoded side by side, each at its own place in its own text. Their cache is a ring: a new token of every row
-goes to the same slot, and a row sees as many slots before it as it has tokens. So a row may begin at any time, and one
-slice of the cache is written per token, not one per row.
+Rows are decoded side by side, each at its own place in its own text; the token at position ``p`` has slot ``p`` of its
+row's cache. So what a row computes depends on the row alone and on the shape of the batch, to the last bit: neither on
+its neighbours nor on when it came.
+
+Every layer runs in the same compiled program, called once per layer. In one program for all of them, a scan would copy
+each layer's weights out of their stack for every token, which costs more than using them, and an unrolled one would
+take many times as long to compile.
 """
 
 from __future__ import annotations
@@ -12,23 +16,50 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
 from jax import lax
 
-from tinkex_actors.engine.core.architecture import ModelConfig, Weights
-from tinkex_actors.engine.core.forward import KeyValueCache, Lora, hidden_states, logits, next_hidden
-from tinkex_actors.engine.core.lora import LoraSpec, unflatten
+from tinkex_actors.engine.core.architecture import Ends, LayerWeights, ModelConfig
+from tinkex_actors.engine.core.attention import attend_cached, attend_causal, rotary_tables
+from tinkex_actors.engine.core.batching import length_bucket
+from tinkex_actors.engine.core.forward import Lora, decoder_layer, logits, rms_norm
+from tinkex_actors.engine.core.lora import Adapter, LoraPair, LoraSpec, by_layer, layer_pairs, unflatten
+from tinkex_actors.engine.core.model import BaseModel
 
-__all__ = ["CHUNKS", "Choice", "DecodeState", "decode_chunk", "empty", "prefill", "regroup", "seat"]
-
-CHUNKS = (1, 4, 16)
-"""How many tokens one compiled call may decode. Stops are looked for in between; short answers take the short calls."""
+__all__ = ["Choice", "Layered", "Rows", "cut", "draw", "empty", "head", "read", "regroup", "seat"]
 
 
-class DecodeState(NamedTuple):
-    """Rows in decoding: logits of the next token float32 ``[B, vocab]``, and the cache, a ring of ``S`` slots."""
+class _Layer(NamedTuple):
+    """One layer's weights, and its row of ``lora.by_layer`` where there is an adapter."""
 
-    scores: jax.Array
-    cache: KeyValueCache
+    weights: LayerWeights
+    adapter: jax.Array | None
+
+
+class Layered(NamedTuple):
+    """A model with an adapter, cut for decoding."""
+
+    config: ModelConfig
+    spec: LoraSpec | None
+    layers: tuple[_Layer, ...]
+    ends: Ends
+    unembed: LoraPair | None
+
+
+class _Cache(NamedTuple):
+    """Keys ``[rows, kv_heads, head_dim, S]`` and values ``[rows, kv_heads, S, head_dim]`` of a layer, float32."""
+
+    k: jax.Array
+    v: jax.Array
+
+
+class Rows(NamedTuple):
+    """Texts that are decoded: what the last layer made of each one's last token, float32 ``[rows, hidden]``, and keys
+    and values of every layer, with slots for ``S`` tokens."""
+
+    hidden: jax.Array
+    caches: tuple[_Cache, ...]
 
 
 class Choice(NamedTuple):
@@ -48,122 +79,190 @@ class Choice(NamedTuple):
     top_p: jax.Array
 
 
-@partial(jax.jit, static_argnums=(4, 5))
-def prefill(
-    weights: Weights,
-    params: jax.Array | None,
-    tokens: jax.Array,
-    length: jax.Array,
-    config: ModelConfig,
-    spec: LoraSpec | None,
-) -> tuple[jax.Array, KeyValueCache]:
-    """Read one prompt.
+def cut(base: BaseModel, adapter: Adapter | None) -> Layered:
+    """Return a model, with an adapter or without, cut for decoding. The adapter is copied, the model is not."""
+    if adapter is None:
+        return Layered(base.config, None, tuple(_Layer(layer, None) for layer in base.layers), base.ends, None)
+    spec = adapter.spec.shape
+    rows = by_layer(np.asarray(adapter.params), base.config, spec)
+    layers = tuple(_Layer(layer, jnp.asarray(row)) for layer, row in zip(base.layers, rows, strict=True))
+    return Layered(base.config, spec, layers, base.ends, _unembed(adapter.params, base.config, spec))
 
-    Args:
-        weights: the base model.
-        params: the adapter's flat vector, or None for the base model alone.
-        tokens: int32 ``[1, T]``, padded on the right.
-        length: int32 scalar, tokens before the padding.
-        config: the model's shape.
-        spec: the adapter's shape, None with ``params``.
+
+# --- prompts -----------------------------------------------------------------------------------------------------
+def read(model: Layered, tokens: npt.NDArray[np.int32]) -> Rows:
+    """Read one prompt, int32 ``[P]``, padded to its bucket.
 
     Returns:
-        The logits after the last token float32 ``[vocab]``, and the cache of all ``T`` positions, padding included.
+        One row without its axis: ``hidden`` is ``[hidden]``, keys are ``[kv_heads, head_dim, T]`` and values
+        ``[kv_heads, T, head_dim]``; those of the padding mean nothing.
     """
-    lora = _lora(params, config, spec)
-    hidden, cache = hidden_states(weights, lora, tokens, config)
-    last = lax.dynamic_slice_in_dim(hidden, length - 1, 1)
-    return logits(weights, lora, last)[0], cache
+    padded = np.zeros(length_bucket(tokens.size), np.int32)
+    padded[: tokens.size] = tokens
+    x, tables = _enter(model.ends.embedding, padded, model.config)
+    caches = []
+    for layer in model.layers:
+        x, cache = _read_layer(x, layer, tables, model.config, model.spec)
+        caches.append(cache)
+    return Rows(_at(x, np.int32(tokens.size - 1)), tuple(caches))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2))
-def empty(rows: int, capacity: int, config: ModelConfig) -> DecodeState:
-    """Return ``rows`` rows with nobody in them and room for ``capacity`` tokens each."""
-    shape = (config.layers, rows, capacity, config.kv_heads, config.head_dim)
-    return DecodeState(jnp.zeros((rows, config.vocab)), KeyValueCache(jnp.zeros(shape), jnp.zeros(shape)))
+def empty(rows: int, capacity: int, config: ModelConfig) -> Rows:
+    """Return rows with nobody in them and room for ``capacity`` tokens each."""
+    keys, values = (config.head_dim, capacity), (capacity, config.head_dim)
+    caches = tuple(
+        _Cache(*(jnp.zeros((rows, config.kv_heads, *shape)) for shape in (keys, values))) for _ in range(config.layers)
+    )
+    return Rows(jnp.zeros((rows, config.hidden)), caches)
 
 
-@partial(jax.jit, donate_argnums=(0,))
-def seat(
-    state: DecodeState, scores: jax.Array, cache: KeyValueCache, length: jax.Array, slot: jax.Array, row: jax.Array
-) -> DecodeState:
-    """Put a prompt that was read into a row.
+def seat(rows: Rows, prompt: Rows, row: int) -> Rows:
+    """Put a prompt of ``read`` into a row; ``rows`` is consumed."""
+    at = np.int32(row)
+    caches = tuple(_seat_layer(cache, own, at) for cache, own in zip(rows.caches, prompt.caches, strict=True))
+    return Rows(_seat_hidden(rows.hidden, prompt.hidden, at), caches)
+
+
+def regroup(rows: Rows, indices: npt.NDArray[np.int32]) -> Rows:
+    """Return other rows: those at ``indices``, int32 ``[B']``."""
+    return Rows(
+        _take(rows.hidden, indices), tuple(_Cache(*(_take(x, indices) for x in cache)) for cache in rows.caches)
+    )
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------
+def draw(model: Layered, rows: Rows, choice: Choice, offset: int, truncated: bool) -> tuple[Rows, jax.Array, jax.Array]:
+    """Draw the next token of every row, and run it through the layers.
+
+    The noise of a token depends on the seed, its sample index and its index in the answer only. With ``truncated`` it
+    goes to the tokens by their rank.
 
     Args:
-        state: the rows; consumed.
-        scores: float32 ``[vocab]``, of ``prefill``.
-        cache: of ``prefill``; what lies behind ``length`` comes along, where nobody looks.
-        length: int32 scalar, the prompt's tokens, at most the ring's capacity.
-        slot: int32 scalar, where the next token goes: the prompt ends before it.
-        row: int32 scalar.
+        model: of ``cut``.
+        rows: the rows; consumed.
+        choice: where the rows stood, and how their tokens are drawn.
+        offset: tokens that were drawn since.
+        truncated: whether ``top_k`` or ``top_p`` limit the choice; a sort of the vocabulary per token.
+
+    Returns:
+        The rows after it, the tokens int32 ``[B]``, and their logprobs float32 ``[B]``, the log-softmax of the
+        untempered, untruncated logits. Rows with nobody in them give tokens that mean nothing.
     """
-    capacity = state.cache.k.shape[2]
-    zero = jnp.zeros((), jnp.int32)
-    source = jnp.minimum((jnp.arange(capacity) - (slot - length)) % capacity, cache.k.shape[2] - 1)
+    tokens, logprobs, x, tables, positions = _draw(
+        model.ends, model.unembed, rows.hidden, choice, np.int32(offset), model.config, model.spec, truncated
+    )
+    caches = []
+    for layer, held in zip(model.layers, rows.caches, strict=True):
+        cache, x = _next_layer(held, x, layer, tables, positions, model.config, model.spec)
+        caches.append(cache)
+    return Rows(x, tuple(caches)), tokens, logprobs
 
-    def written(held: jax.Array, prompt: jax.Array) -> jax.Array:
-        return lax.dynamic_update_slice(held, jnp.take(prompt, source, axis=2), (zero, row, zero, zero, zero))
 
-    held = KeyValueCache(written(state.cache.k, cache.k), written(state.cache.v, cache.v))
-    return DecodeState(lax.dynamic_update_slice(state.scores, scores[None], (row, zero)), held)
+def head(
+    ends: Ends, unembed: LoraPair | None, hidden: jax.Array, config: ModelConfig, spec: LoraSpec | None
+) -> jax.Array:
+    """Return the logits ``[B, vocab]`` of the token after what ``Rows.hidden`` stands for."""
+    lora = None if unembed is None or spec is None else Lora({"unembed": unembed}, spec.scale)
+    return logits(ends, lora, rms_norm(hidden, ends.final_norm, config.eps))
+
+
+# --- programs ----------------------------------------------------------------------------------------------------
+_Tables = tuple[jax.Array, jax.Array]
+
+
+@partial(jax.jit, static_argnums=2)
+def _enter(embedding: jax.Array, tokens: jax.Array, config: ModelConfig) -> tuple[jax.Array, _Tables]:
+    return embedding[tokens], rotary_tables(jnp.arange(tokens.shape[0]), config)
+
+
+@partial(jax.jit, static_argnums=(3, 4))
+def _read_layer(
+    x: jax.Array, layer: _Layer, tables: _Tables, config: ModelConfig, spec: LoraSpec | None
+) -> tuple[jax.Array, _Cache]:
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, _Cache]:
+        return attend_causal(q, k, v, 1, config), _Cache(k.transpose(1, 2, 0), v.transpose(1, 0, 2))
+
+    return decoder_layer(x, layer.weights, _lora(layer, config, spec), tables, config, attend)
 
 
 @jax.jit
-def regroup(state: DecodeState, rows: jax.Array) -> DecodeState:
-    """Return other rows: those of ``state`` at the indices ``rows``, int32 ``[B']``. The slots stay what they are."""
-    k, v = (jnp.take(part, rows, axis=1) for part in state.cache)
-    return DecodeState(state.scores[rows], KeyValueCache(k, v))
+def _at(x: jax.Array, index: jax.Array) -> jax.Array:
+    found: jax.Array = lax.dynamic_index_in_dim(x, index, keepdims=False)
+    return found
 
 
-@partial(jax.jit, static_argnums=(5, 6, 7, 8), donate_argnums=(2,))
-def decode_chunk(
-    weights: Weights,
-    params: jax.Array | None,
-    state: DecodeState,
+@partial(jax.jit, donate_argnums=0)
+def _seat_layer(held: _Cache, prompt: _Cache, row: jax.Array) -> _Cache:
+    zero = jnp.zeros((), jnp.int32)
+    k, v = (
+        lax.dynamic_update_slice(x, own[None], (row, zero, zero, zero)) for x, own in zip(held, prompt, strict=True)
+    )
+    return _Cache(k, v)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _seat_hidden(held: jax.Array, prompt: jax.Array, row: jax.Array) -> jax.Array:
+    written: jax.Array = lax.dynamic_update_index_in_dim(held, prompt, row, 0)
+    return written
+
+
+@jax.jit
+def _take(held: jax.Array, indices: jax.Array) -> jax.Array:
+    return held[indices]
+
+
+@partial(jax.jit, donate_argnums=0, static_argnums=(5, 6))
+def _next_layer(
+    held: _Cache,
+    x: jax.Array,
+    layer: _Layer,
+    tables: _Tables,
+    positions: jax.Array,
+    config: ModelConfig,
+    spec: LoraSpec | None,
+) -> tuple[_Cache, jax.Array]:
+    rows = jnp.arange(x.shape[0])
+
+    def attend(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, _Cache]:
+        # Rows with nobody in them may stand behind the last slot; what they would write is dropped.
+        cache = _Cache(held.k.at[rows, :, :, positions].set(k), held.v.at[rows, :, positions].set(v))
+        return attend_cached(q, *cache, positions, config), cache
+
+    x, cache = decoder_layer(x, layer.weights, _lora(layer, config, spec), tables, config, attend)
+    return cache, x
+
+
+@partial(jax.jit, static_argnums=(5, 6, 7))
+def _draw(
+    ends: Ends,
+    unembed: LoraPair | None,
+    hidden: jax.Array,
     choice: Choice,
-    slot: jax.Array,
+    offset: jax.Array,
     config: ModelConfig,
     spec: LoraSpec | None,
     truncated: bool,
-    chunk: int,
-) -> tuple[DecodeState, jax.Array, jax.Array]:
-    """Draw ``chunk`` tokens per row.
-
-    The noise of a token depends on the seed, its sample index and its index in the answer only, so an answer does not
-    depend on how many rows are decoded beside it, beyond the last bits of the logits. With ``truncated`` it goes to the
-    tokens by their rank.
-
-    Args:
-        weights: the base model.
-        params: the adapter's flat vector, or None.
-        state: the rows; consumed.
-        choice: where the rows stand, and how their tokens are drawn.
-        slot: int32 scalar, where the first token goes; the ring wraps.
-        config: the model's shape.
-        spec: the adapter's shape, None with ``params``.
-        truncated: whether ``top_k`` or ``top_p`` limit the choice; a sort of the vocabulary per token.
-        chunk: one of ``CHUNKS``.
-
-    Returns:
-        The state after the chunk, the tokens int32 ``[B, chunk]``, and their logprobs float32, the log-softmax
-        of the untempered, untruncated logits. Rows with nobody in them give tokens that mean nothing.
-    """
-    lora = _lora(params, config, spec)
-    capacity = state.cache.k.shape[2]
-
-    def step(state: DecodeState, offset: jax.Array) -> tuple[DecodeState, tuple[jax.Array, jax.Array]]:
-        tokens = _draw(state.scores, choice, choice.indices + offset, truncated)
-        picked = jnp.take_along_axis(state.scores, tokens[:, None], axis=1)[:, 0]
-        logprobs = picked - jax.nn.logsumexp(state.scores, axis=-1)
-        at = (slot + offset) % capacity
-        hidden, cache = next_hidden(weights, lora, tokens, at, choice.positions + offset, state.cache, config)
-        return DecodeState(logits(weights, lora, hidden), cache), (tokens, logprobs)
-
-    state, (tokens, logprobs) = lax.scan(step, state, jnp.arange(chunk, dtype=jnp.int32))
-    return state, tokens.T, logprobs.T
+) -> tuple[jax.Array, jax.Array, jax.Array, _Tables, jax.Array]:
+    scores = head(ends, unembed, hidden, config, spec)
+    tokens = _pick(scores, choice, choice.indices + offset, truncated)
+    picked = jnp.take_along_axis(scores, tokens[:, None], axis=1)[:, 0]
+    logprobs = picked - jax.nn.logsumexp(scores, axis=-1)
+    positions = choice.positions + offset
+    return tokens, logprobs, ends.embedding[tokens], rotary_tables(positions, config), positions
 
 
-def _draw(scores: jax.Array, choice: Choice, indices: jax.Array, truncated: bool) -> jax.Array:
+@partial(jax.jit, static_argnums=(1, 2))
+def _unembed(params: jax.Array, config: ModelConfig, spec: LoraSpec) -> LoraPair | None:
+    return unflatten(params, config, spec).get("unembed")
+
+
+def _lora(layer: _Layer, config: ModelConfig, spec: LoraSpec | None) -> Lora | None:
+    if layer.adapter is None or spec is None:
+        return None
+    return Lora(layer_pairs(layer.adapter, config, spec), spec.scale)
+
+
+def _pick(scores: jax.Array, choice: Choice, indices: jax.Array, truncated: bool) -> jax.Array:
     greedy = choice.temperature <= 0
     tempered = scores / jnp.where(greedy, 1.0, choice.temperature)[:, None]
 
@@ -192,9 +291,3 @@ def _keep(ranked: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
     before = jnp.cumsum(probabilities, axis=-1) - probabilities
     nucleus = (before < top_p) | (jnp.arange(ranked.shape[-1]) == 0)
     return within_k & nucleus
-
-
-def _lora(params: jax.Array | None, config: ModelConfig, spec: LoraSpec | None) -> Lora | None:
-    if params is None or spec is None:
-        return None
-    return Lora(unflatten(params, config, spec), spec.scale)

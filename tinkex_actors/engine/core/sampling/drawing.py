@@ -128,9 +128,8 @@ class Drawing:
         prompt: int32 ``[P]``.
         count: number of answers, 1 or more.
         params: how they are drawn.
-        alone: decode in rows of its own, whose number depends on this request only: equal requests then give equal
-            bits, whatever else runs. Otherwise it shares rows with others, which is faster for all of them.
-        watched: somebody reads along, so chunks should be short.
+        exact: equal requests give equal bits, whatever else runs: it is decoded in a batch whose shape depends on this
+            request only, beside others that ask for the same shape. Otherwise any batch will do, small or large.
         should_stop: asked before each chunk; true abandons the request.
         stop_check: called with an answer's tokens after each one; true ends the answer there (for stop strings).
 
@@ -152,8 +151,7 @@ class Drawing:
         count: int,
         params: DecodeParams,
         *,
-        alone: bool = True,
-        watched: bool = False,
+        exact: bool = True,
         should_stop: Callable[[], bool] = never_stop,
         stop_check: Callable[[list[int]], bool] | None = None,
     ) -> None:
@@ -170,8 +168,7 @@ class Drawing:
         self.adapter = adapter
         self.prompt = prompt
         self.params = params
-        self.alone = alone
-        self.watched = watched
+        self.exact = exact
         self.should_stop = should_stop
         self.stop_check = stop_check
         self.limit = room if params.max_tokens is None else min(params.max_tokens, room)

@@ -140,7 +140,7 @@ def _job(
 
     def prepare(core: Core, job: Job) -> Any:
         adapter = _weights(cell, core, sampler)
-        return core.drawing(adapter, message, seed, watched=progress is not None, should_stop=job.should_stop)
+        return core.drawing(adapter, message, seed, should_stop=job.should_stop)
 
     def finish(core: Core, drawing: Any) -> SampleResponse:
         return core.response(drawing, message, seed, ids)
