@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.plugins.environment", "tests.plugins.live", "tests.plugins.names"]
+pytest_plugins = ["tests.plugins.environment", "tests.plugins.live", "tests.plugins.names", "tests.plugins.tls"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 
 from tests.live.purse import smallest
 from tests.plugins.live import live_config
+from tests.plugins.served import served
 from tinkex_actors import SupportedModel
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,15 +74,8 @@ def test_the_smallest_model_is_chosen_by_name(names: list[str], chosen: str) -> 
 
 @pytest.fixture
 def loopback(tmp_path: Path) -> Iterator[str]:
-    command = [sys.executable, "-m", "tinkex_actors", "serve", "--model", "tiny", "--port", "0"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            found = re.search(r"http://127\.0\.0\.1:\d+", process.stdout.readline())
-            assert found
-            yield found[0]
-        finally:
-            process.terminate()
+    with served(store=tmp_path) as url:
+        yield url
 
 
 @pytest.mark.slow

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.plugins.model_folder import model_config, write_model
+from tests.plugins.served import served
 from tinkex_actors import (
     AdamParams,
     AdminClient,
@@ -45,23 +45,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of a small model folder, in a process of its own, with tokens for keys and the session's poller."""
     folder = tmp_path_factory.mktemp("models") / BASE
     write_model(folder, model_config("Qwen3ForCausalLM", model_type="qwen3"))
-    command = [sys.executable, "-m", "tinkex_actors", "serve", "--model", str(folder), "--port", "0"]
-    with subprocess.Popen(
-        [*command, "--quirk", "session-polls", "--quirk", "wants-jwt"],
-        env={**os.environ, "TINKEX_ENGINE_STORE": str(tmp_path_factory.mktemp("store"))},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
-            assert found, line
-            yield found[0]
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
-    assert process.returncode == 0
+    store = tmp_path_factory.mktemp("store")
+    with served("--quirk", "session-polls", "--quirk", "wants-jwt", store=store, model=str(folder)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.plugins.served import served
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -22,23 +23,9 @@ STORY = Path(__file__).with_name("official_sdk_story.py")
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server process on a free loopback port; its URL."""
-    with subprocess.Popen(
-        [sys.executable, "-m", "tinkex_actors", "serve", "--model", "tiny", "--port", "0"],
-        # A store of its own: the listings are compared whole.
-        env={**os.environ, "TINKEX_ENGINE_STORE": str(tmp_path_factory.mktemp("store"))},
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.search(r"http://127\.0\.0\.1:\d+", line)
-            assert found, line
-            yield found[0]
-        finally:
-            process.terminate()
-            process.communicate(timeout=30)
-    assert process.returncode == 0
+    # A store of its own: the listings are compared whole.
+    with served(store=tmp_path_factory.mktemp("store")) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

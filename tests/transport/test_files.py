@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tests.transport.servers import Talk, answer, answering, listening
 from tinkex_actors import APIConnectionError, APIStatusError, APITimeoutError, Config, ConfigError
@@ -22,26 +21,6 @@ from tinkex_actors.transport.files import FileOnItsWay, open_link
 BASIC = "Basic " + base64.b64encode(b"me:pa ss").decode()
 SECRETS = ("pa ss", "pa%20ss", BASIC, "Signature=hush")
 LINK = "/file?X-Amz-Signature=hush"
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return path
-
-
-@pytest.fixture
-def identity(authority: trustme.CA) -> ssl.SSLContext:
-    """What a server at localhost shows."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(context)
-    return context
 
 
 async def read(url: str, *, config: Config | None = None, **options: Any) -> tuple[FileOnItsWay, bytes]:

@@ -7,7 +7,6 @@ import ssl
 from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.transport.h2_server import Mirror, serving
 from tests.transport.servers import answer, answering, get, listening
@@ -18,26 +17,6 @@ from tinkex_actors.transport import SampleSlots, open_transport
 from tinkex_actors.transport.http import HttpTransport
 from tinkex_actors.transport.http2 import Http2Transport
 from tinkex_actors.wire.exchange import Request
-
-
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def ca_file(authority: trustme.CA, tmp_path: Path) -> Path:
-    path = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(path))
-    return path
-
-
-@pytest.fixture
-def identity(authority: trustme.CA) -> ssl.SSLContext:
-    """What a server at 127.0.0.1 shows."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
 
 
 @pytest.mark.parametrize("secure", [True, False])
