@@ -14,7 +14,7 @@ def test_it_is_idle_until_somebody_waits_and_again_once_everything_is_reported()
     long_poll = state.next()
     assert long_poll == Ask(0, at_once=False, retrieved=())
     assert state.answered(long_poll, 1, {"p1": 100}, held=3.0) == 0.0
-    assert state.take("p1") == 100
+    assert state.size_of("p1") == 100
     acknowledging = state.next()
     assert acknowledging == Ask(1, at_once=True, retrieved=())
     state.answered(acknowledging, 1, {}, held=0.0)
@@ -30,7 +30,7 @@ def test_a_completion_that_comes_before_anybody_waits_is_kept() -> None:
     state = SessionPolling(waiting={"p2"})
     state.answered(Ask(0, at_once=False, retrieved=()), 1, {"p1": None}, held=0.0)
     assert state.wait_for("p1")
-    assert state.take("p1") is None
+    assert state.size_of("p1") is None
     assert state.waiting == {"p2"}
 
 
@@ -66,12 +66,29 @@ def test_the_end_sends_everybody_to_single_polls_and_keeps_what_was_done() -> No
     assert state.refused(404) is None
     assert state.next() is None
     assert state.wait_for("p1")
-    assert state.take("p1") is None
-    assert state.take("p2") == 5
+    assert state.size_of("p1") is None
+    assert state.size_of("p2") == 5
 
 
-def test_who_gives_up_is_forgotten() -> None:
+def test_a_completion_is_told_once_and_so_remembered_until_its_result_was_read() -> None:
     state = SessionPolling()
     state.wait_for("p1")
-    state.give_up("p1")
-    assert state.next() is None
+    state.answered(Ask(0, at_once=False, retrieved=()), 1, {"p1": 7}, held=0.0)
+    for _ in range(2):  # who waited was killed, and the next one asks again
+        assert state.wait_for("p1")
+        assert state.size_of("p1") == 7
+    state.read("p1")
+    assert (state.done, state.retrieved) == ({}, {"p1"})
+
+
+def test_what_nobody_wants_is_reported_as_soon_as_it_is_done_and_kept_by_nobody() -> None:
+    state = SessionPolling()
+    for name in ("p1", "p2"):
+        state.wait_for(name)
+    state.answered(Ask(0, at_once=False, retrieved=()), 1, {"p1": 7}, held=0.0)
+    for name in ("p1", "p2"):
+        state.give_up(name)
+    assert state.next() == Ask(1, at_once=True, retrieved=("p1",)), "nobody waits any more"
+    state.answered(Ask(1, at_once=True, retrieved=("p1",)), 2, {"p2": 8}, held=0.0)
+    assert state.retrieved == {"p2"}
+    assert (state.waiting, state.done, state.unwanted) == (set(), {}, set())

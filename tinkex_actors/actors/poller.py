@@ -82,6 +82,8 @@ class PollerDesk(Desk):
         promise = self.promises.pop(request_id, None)
         if promise is None:
             return
+        if promise.group in self.sessions:
+            self.sessions[promise.group].give_up(request_id)
         if promise.task is not None:
             promise.task.cancel()
         else:
@@ -141,7 +143,7 @@ class Poller(Actor):
             self._more = True
             self.after(0.0, self._start_fresh)
         for promise in fresh:
-            if promise.request_id in self._desk.promises:
+            if self._desk.promises.get(promise.request_id) is promise:  # not dropped, and watched anew, meanwhile
                 self._start(promise)
 
     def _start(self, promise: Promise) -> None:

@@ -44,7 +44,7 @@ class SessionPolls:
         self._link = link
         self._start = start
         self._running: dict[Group, asyncio.Task[None]] = {}
-        self._waiters: dict[str, asyncio.Future[None]] = {}
+        self._waiters: dict[Group, dict[str, asyncio.Future[None]]] = {}
         self._bells: dict[Group, asyncio.Event] = {}
 
     async def completion(self, group: Group, request_id: str) -> int | None:
@@ -55,22 +55,22 @@ class SessionPolls:
         """
         machine = self._machines.setdefault(group, SessionPolling())
         if not machine.wait_for(request_id):
-            waiter = self._waiters[request_id] = asyncio.get_running_loop().create_future()
+            waiters = self._waiters.setdefault(group, {})
+            waiter = waiters[request_id] = asyncio.get_running_loop().create_future()
             self._wake(group)
             try:
                 await waiter
-            except asyncio.CancelledError:
-                machine.give_up(request_id)
-                raise
             finally:
-                self._waiters.pop(request_id, None)
-        return machine.take(request_id)
+                # Whoever is cancelled here may have been killed: the next incarnation waits on. See `PollerDesk.drop`.
+                if waiters.get(request_id) is waiter:
+                    del waiters[request_id]
+        return machine.size_of(request_id)
 
     def read(self, group: Group, request_id: str) -> None:
         """A promise's result, or its error, was read."""
-        machine = self._machines.get(group)
-        if machine is not None and not machine.ended:
-            machine.read(request_id)
+        machine = self._machines[group]
+        machine.read(request_id)
+        if not machine.ended:
             self._wake(group)
 
     def _wake(self, group: Group) -> None:
@@ -90,9 +90,8 @@ class SessionPolls:
                 await bell.wait()
                 continue
             delay = await self._ask(group, machine, ask)
-            for request_id in [name for name in self._waiters if machine.ended or name in machine.done]:
-                waiter = self._waiters[request_id]
-                if not waiter.done():
+            for request_id, waiter in self._waiters.get(group, {}).items():
+                if (machine.ended or request_id in machine.done) and not waiter.done():
                     waiter.set_result(None)
             if delay is None:
                 break

@@ -4,7 +4,8 @@ Rules:
 
 1. Idle while nobody waits, nothing read is left to report, and the cursor is acknowledged.
 2. With somebody waiting: a long poll. Otherwise, to report what was read: a poll that is answered at once.
-3. An answer moves the cursor, is remembered for whoever waits or will wait, and settles what was reported with it.
+3. An answer moves the cursor and settles what was reported with it. Its completions come once, so each is remembered
+   until its result was read, whoever was killed between; those that nobody wants are reported at once.
 4. 402, 408, 409, 429, 5xx and no answer: once more after ``PAUSE`` seconds, 5 s for billing, or the server's hint up to
    a minute. 400: three times in a row. Anything else is the end: who waits, and who will wait, polls singly.
 5. Two answers without news come at least ``PAUSE`` apart, so that a server that does not hold polls is not flooded.
@@ -44,7 +45,8 @@ class SessionPolling(Struct):
         cursor: the last answer's.
         acknowledged: the last cursor that was sent.
         waiting: promises whose completion somebody waits for.
-        done: completions nobody has waited for yet, with their sizes in bytes, None where unknown or failed.
+        done: completions whose results were not read yet, with their sizes in bytes, None where unknown or failed.
+        unwanted: promises that were given up before they were done.
         retrieved: promises that were read, and not reported yet.
         bad_requests: 400s in a row.
         ended: polls singly from now on.
@@ -54,6 +56,7 @@ class SessionPolling(Struct):
     acknowledged: int = 0
     waiting: set[str] = field(default_factory=set)
     done: dict[str, int | None] = field(default_factory=dict)
+    unwanted: set[str] = field(default_factory=set)
     retrieved: set[str] = field(default_factory=set)
     bad_requests: int = 0
     ended: bool = False
@@ -62,22 +65,28 @@ class SessionPolling(Struct):
         """Begin to wait for a promise; True where it need not, for it is done or is to be polled singly."""
         if self.ended or request_id in self.done:
             return True
+        self.unwanted.discard(request_id)
         self.waiting.add(request_id)
         return False
 
-    def take(self, request_id: str) -> int | None:
-        """Stop to wait for a promise that is done; returns its size in bytes, where it is known."""
+    def size_of(self, request_id: str) -> int | None:
+        """The size in bytes of a promise that is done, where it is known; nobody waits for it any more."""
         self.waiting.discard(request_id)
-        return self.done.pop(request_id, None)
+        return self.done.get(request_id)
 
     def give_up(self, request_id: str) -> None:
         """Nobody wants the promise any more."""
         self.waiting.discard(request_id)
-        self.done.pop(request_id, None)
+        if request_id in self.done:
+            self.read(request_id)
+        elif not self.ended:
+            self.unwanted.add(request_id)
 
     def read(self, request_id: str) -> None:
-        """The promise's result, or its error, was read: the server may forget it."""
-        self.retrieved.add(request_id)
+        """A promise that is done was read, its result or its error: the server may forget it."""
+        self.done.pop(request_id, None)
+        if not self.ended:
+            self.retrieved.add(request_id)
 
     def next(self) -> Ask | None:
         """Return what to ask, or None while idle (rules 1 and 2)."""
@@ -100,11 +109,12 @@ class SessionPolling(Struct):
         news = cursor != self.cursor or bool(completions) or bool(asked.retrieved)
         self.cursor = cursor
         for request_id, size_bytes in completions.items():
-            if request_id in self.waiting:
-                self.waiting.discard(request_id)
-                self.done[request_id] = size_bytes
-            elif request_id not in self.done:
-                self.done[request_id] = size_bytes
+            self.waiting.discard(request_id)
+            if request_id in self.unwanted:
+                self.unwanted.discard(request_id)
+                self.retrieved.add(request_id)
+            else:
+                self.done.setdefault(request_id, size_bytes)
         return 0.0 if news or held >= _LONG_POLL else PAUSE
 
     def refused(self, status: int | None, hint: float | None = None) -> float | None:
@@ -120,7 +130,8 @@ class SessionPolling(Struct):
             again = True
         if not again:
             self.ended = True
-            self.waiting.clear()
+            for names in (self.waiting, self.unwanted, self.retrieved):
+                names.clear()
             return None
         pause = _BILLING_PAUSE if status == 402 else PAUSE
         return pause if hint is None else max(pause, min(hint, _LONGEST_HINT))
