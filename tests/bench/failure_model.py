@@ -1,7 +1,8 @@
 """What is lost and repeated under the same storms, by client: ``python -m tests.bench.failure_model [--write]``.
 
-Everything runs in virtual time from seeds, so the numbers are the same on every machine. ``--write`` puts the table
-into docs/pages/explanation/failure-model.md.
+Everything runs in virtual time from seeds, so the numbers are the same on every machine, except those of the official
+SDK: it runs over HTTP (``tests.bench.official_storms``), takes ten minutes, and is measured with ``--official``.
+``--write`` puts the table into docs/pages/explanation/failure-model.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import msgspec
 
+from tests.bench import official_storms
 from tests.plugins.counting_server import datum
 from tests.plugins.training_storm import (
     STEPS,
@@ -127,9 +129,9 @@ class Naive:
 
 
 def naive_doubt(error: BaseException) -> bool:
-    """Whether a plain error leaves open what happened; in its favour: no answer, 408, 410 and 5xx count."""
+    """Whether a plain error leaves open what happened; in its favour: no answer, 404, 408, 410 and 5xx count."""
     if isinstance(error, APIStatusError):
-        return error.status_code in (408, 410) or error.status_code >= 500
+        return error.status_code in (404, 408, 410) or error.status_code >= 500
     return isinstance(error, APIConnectionError)
 
 
@@ -183,10 +185,14 @@ def main() -> None:
     """Measure, print, and write the page where asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="put the table into the page")
+    parser.add_argument("--official", action="store_true", help="the official SDK, too, where it is installed")
     parser.add_argument("--seeds", type=int, default=SEEDS, help="storms for each client")
     options = parser.parse_args()
     logging.disable(logging.CRITICAL)
-    text = table({name: measure(name, options.seeds) for name in CONTENDERS})
+    results = {name: measure(name, options.seeds) for name in CONTENDERS}
+    if options.official and official_storms.installed():
+        results[official_storms.NAME] = official_storms.measure(options.seeds)
+    text = table(results)
     sys.stdout.write(text + "\n")
     if options.write:
         page = PAGE.read_text(encoding="utf-8")
