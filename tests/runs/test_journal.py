@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from tinkex_actors import Datum, JournalDamagedError, LoraConfig, ModelInput, RunError, SamplingParams
+from tinkex_actors.runs.journal.digests import digest_of
 from tinkex_actors.runs.journal.entries import (
     CheckpointState,
     Entry,
@@ -25,7 +26,6 @@ from tinkex_actors.runs.journal.entries import (
     SampleDrawn,
     StepCommitted,
     StepsWithdrawn,
-    digest_of,
 )
 from tinkex_actors.runs.journal.file import JOURNAL, JournalFile, read_journal, repair
 from tinkex_actors.runs.journal.keeper import JournalDesk, JournalKeeper

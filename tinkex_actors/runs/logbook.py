@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tinkex_actors.clients.inside import next_number
 from tinkex_actors.errors import RemoteWireError, RunDivergedError
 from tinkex_actors.machines.combining import combine
+from tinkex_actors.runs.journal.digests import digest_of
 from tinkex_actors.runs.journal.entries import (
     Note,
     OperationEnded,
@@ -16,7 +17,6 @@ from tinkex_actors.runs.journal.entries import (
     SampleDrawn,
     StepCommitted,
     StepsWithdrawn,
-    digest_of,
 )
 from tinkex_actors.runs.journal.record import HistoryRow
 from tinkex_actors.runtime.log import Logger

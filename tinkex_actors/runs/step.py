@@ -11,7 +11,8 @@ import msgspec
 from tinkex_actors.actors.futures import ApiFuture
 from tinkex_actors.clients.inside import next_number
 from tinkex_actors.errors import InputError, RunError, TinkexError
-from tinkex_actors.runs.journal.entries import digest_of, json_text
+from tinkex_actors.runs.journal.digests import digest_of
+from tinkex_actors.runs.journal.entries import json_text
 from tinkex_actors.runs.journal.record import HistoryRow
 from tinkex_actors.runs.logbook import Logbook, clock, step_metrics
 from tinkex_actors.runs.spec import derived_seed

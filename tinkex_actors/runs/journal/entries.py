@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import zlib
 from typing import Any, ClassVar, Protocol
 
 import msgspec
-import numpy.typing as npt
 
 from tinkex_actors.runs.journal.checksums import row_sum
-from tinkex_actors.types import Datum, EncodedTextChunk, TensorData
+from tinkex_actors.runs.journal.digests import digest_of
+from tinkex_actors.runs.journal.record import Opening
 
 __all__ = [
     "CheckpointState",
@@ -24,7 +23,6 @@ __all__ = [
     "SampleDrawn",
     "StepCommitted",
     "StepsWithdrawn",
-    "digest_of",
     "json_text",
     "write_spec",
 ]
@@ -48,29 +46,10 @@ def json_text(value: object) -> str | None:
     return None if value is None else json.dumps(value, separators=(",", ":"))
 
 
-class RunOpened(msgspec.Struct, frozen=True, kw_only=True):
-    """The run was opened, on the model it has now.
-
-    Args:
-        way: ``created``, ``attached`` to the living model, or ``restored`` from a checkpoint.
-        first_step: the first step that this opening does.
-        next_seq: the number that the model's next request has.
-    """
+class RunOpened(Opening, frozen=True, kw_only=True):
+    """The run was opened, on the model it has now."""
 
     synced: ClassVar[bool] = True
-
-    epoch: int
-    at: str
-    pid: int
-    host: str
-    command: list[str] | None
-    folder: str
-    way: str
-    base_url: str
-    session_id: str
-    model_id: str
-    first_step: int
-    next_seq: int
 
     def write(self, connection: sqlite3.Connection) -> None:
         """Write it."""
@@ -257,60 +236,3 @@ def _put(connection: sqlite3.Connection, table: str, values: dict[str, Any]) -> 
     values = values | {"sum": row_sum(table, values)}
     names, places = ", ".join(values), ", ".join("?" * len(values))
     connection.execute(f"INSERT OR REPLACE INTO {table} ({names}) VALUES ({places})", tuple(values.values()))
-
-
-def digest_of(content: Any) -> str:
-    """Return a short text that two different contents rarely share.
-
-    It tells a repeated request from a different one; nothing secret or safe hangs on it. Of a large batch some examples
-    are looked at, of their long tensors some numbers, and of the others the lengths, so that 64 x 1024 tokens take a
-    tenth or two of a millisecond; all else is looked at as a whole.
-    """
-    pieces: list[bytes] = []
-    _gather(content, pieces)
-    return f"{zlib.crc32(_SEPARATOR.join(pieces)):08x}"
-
-
-# Numbers at the end of a long tensor, where continuations of the same prompt differ; neighbours, as every other place
-# would cost a cache line that nobody else needs now.
-_LOOKED_AT = 32
-# Examples of a large batch, evenly spread: data that were drawn or shuffled otherwise differ in nearly all of them.
-_EXAMPLES = 16
-_SEPARATOR = b"\x1f"
-
-
-def _gather(content: Any, pieces: list[bytes]) -> None:
-    match content:
-        case Datum():
-            for chunk in content.model_input.chunks:
-                if isinstance(chunk, EncodedTextChunk):
-                    _gather_some(chunk.tokens_np, pieces)
-                else:
-                    _gather(chunk, pieces)
-            for name, tensor in content.loss_fn_inputs.items():
-                pieces.append(name.encode())
-                _gather_some(tensor.values_np, pieces)
-                if tensor.is_sparse:
-                    pieces += (tensor.crow_indices_np.tobytes(), tensor.col_indices_np.tobytes())
-        case list() | tuple():
-            stride = 1 + len(content) // _EXAMPLES
-            for place, item in enumerate(content):
-                if place % stride and isinstance(item, Datum):
-                    pieces.append(b"%d" % sum(map(len, item.loss_fn_inputs.values())))
-                else:
-                    _gather(item, pieces)
-        case EncodedTextChunk():
-            pieces.append(content.tokens_np.tobytes())
-        case TensorData():
-            pieces.append(f"{content.shape}".encode() + content.to_numpy().tobytes())
-        case msgspec.Struct():
-            # Field by field: their own texts are short, for people.
-            pieces.append(type(content).__name__.encode())
-            _gather(msgspec.structs.astuple(content), pieces)
-        case _:
-            pieces.append(repr(content).encode())
-
-
-def _gather_some(array: npt.NDArray[Any], pieces: list[bytes]) -> None:
-    flat = array if array.ndim == 1 else array.ravel()
-    pieces += (b"%d" % flat.size, flat[-_LOOKED_AT:].tobytes())

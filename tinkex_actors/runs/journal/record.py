@@ -10,7 +10,7 @@ import msgspec
 
 from tinkex_actors.runs.spec import RunSpec
 
-__all__ = ["CheckpointRow", "HistoryRow", "OpeningRow", "Record", "SentRow", "read_record"]
+__all__ = ["CheckpointRow", "HistoryRow", "Opening", "OpeningRow", "Record", "SentRow", "read_record"]
 
 
 class HistoryRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,8 +49,23 @@ class CheckpointRow(msgspec.Struct, frozen=True, kw_only=True):
     at: str
 
 
-class OpeningRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One opening of the run; fields as of ``RunOpened`` and ``RunClosed``."""
+class Opening(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an opening when it begins.
+
+    Args:
+        epoch: which opening it is, from 1.
+        at: when.
+        pid: the process that opened it.
+        host: its machine.
+        command: its command line, where it is known.
+        folder: its working folder.
+        way: ``created``, ``attached`` to the living model, or ``restored`` from a checkpoint.
+        base_url: the server.
+        session_id: the session.
+        model_id: the model that the run has from then on.
+        first_step: the first step that this opening does.
+        next_seq: the number that the model's next request has.
+    """
 
     epoch: int
     at: str
@@ -64,6 +79,11 @@ class OpeningRow(msgspec.Struct, frozen=True, kw_only=True):
     model_id: str
     first_step: int
     next_seq: int
+
+
+class OpeningRow(Opening, frozen=True, kw_only=True):
+    """One opening of the run, and how it ended: ``finished``, ``stopped``, or the name of what ended it."""
+
     closed_at: str | None
     ending: str | None
 
