@@ -23,6 +23,9 @@ LOGPROBS = types.CustomLossInput(name="logprobs", rank=1)
 RANKS = {"logprobs": 1, "q": 1, "advantages": 1, "beta": 0}
 
 
+TABLE = jnp.arange(5000.0)
+
+
 def node(op: str, name: str, target: str, *args: Any, **kwargs: Any) -> types.CustomLossNode:
     return types.CustomLossNode(op=op, name=name, target=target, args=list(args), kwargs=kwargs)  # type: ignore[arg-type]
 
@@ -115,6 +118,36 @@ TORCH: list[tuple[types.CustomLossGraph, Callable[[Any], Any]]] = [
         ),
         lambda x: x.max() - np.log(np.exp(x).sum()),
     ),
+    (
+        graph(
+            node("call_method", "a", "topk", LP, 2, largest=False),
+            node("call_function", "b", "operator.getitem", {"ref": "a"}, 0),
+            node("call_function", "c", "torch.sum", {"ref": "b"}),
+            node("call_function", "d", "torch.argsort", LP, descending=True),
+            node("call_function", "e", "torch.gather", LP, 0, {"ref": "d"}),
+            node("call_function", "f", "operator.getitem", {"ref": "e"}, 1),
+            node("call_function", "g", "operator.add", {"ref": "c"}, {"ref": "f"}),
+            loss={"ref": "g"},
+        ),
+        lambda x: np.sort(x)[:2].sum() + np.sort(x)[-2],
+    ),
+    (
+        graph(
+            node("call_function", "a", "torch.cummax", LP, 0),
+            node("call_function", "b", "operator.getitem", {"ref": "a"}, 1),
+            node("call_function", "c", "torch.diff", LP),
+            node("call_method", "d", "median", {"ref": "c"}),
+            node("call_function", "e", "torch.fmod", LP, 0.5),
+            node("call_function", "f", "operator.mul", {"ref": "e"}, {"ref": "b"}),
+            node("call_method", "g", "sum", {"ref": "f"}),
+            node("call_function", "h", "operator.add", {"ref": "d"}, {"ref": "g"}),
+            loss={"ref": "h"},
+        ),
+        lambda x: (
+            np.sort(np.diff(x))[2]
+            + (np.fmod(x, 0.5) * [max(range(n + 1), key=x.__getitem__) for n in range(len(x))]).sum()
+        ),
+    ),
 ]
 
 
@@ -154,8 +187,11 @@ def test_a_graph_that_cannot_be_evaluated_is_refused_by_node(
     ("loss", "says"),
     [
         (lambda logprobs: (jnp.linalg.svd(logprobs[None])[1].sum(), {}), "svd"),
-        (lambda logprobs: (jnp.sort(logprobs)[0], {}), "sort"),
+        (lambda logprobs: (jax.lax.scan(lambda c, x: (c + x, None), 0.0, logprobs)[0], {}), "'scan'"),
         (lambda logprobs: ((logprobs * jnp.arange(3)).sum(), {}), "JAX cannot trace it"),
+        (lambda logprobs: (logprobs.sum() * jnp.ones(5000).at[0].set(2.0).sum(), {}), "scatter"),
+        (lambda logprobs: (logprobs.sum() * TABLE.sum(), {}), "captures an array of 5000 numbers, more than the 4096"),
+        (lambda logprobs: (logprobs[(logprobs.sum() > 0).astype(int) :].sum(), {}), "JAX cannot trace it"),
         (lambda logprobs: (float(logprobs.sum()), {}), "JAX cannot trace it"),
     ],
 )

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from jax import export
 
 from tinkex_actors.errors import InputError, LossError
-from tinkex_actors.losses.graphs.nodes import GraphWriter, Untraceable
+from tinkex_actors.losses.graphs.dimensions import Untraceable
+from tinkex_actors.losses.graphs.nodes import GraphWriter
 from tinkex_actors.types import CustomLossGraph, CustomLossInput
 
 __all__ = ["METRIC_NAME", "Untraceable", "check_signature", "trace_loss"]
@@ -80,7 +81,7 @@ def trace_loss(fn: Callable[..., Any], inputs: list[CustomLossInput]) -> CustomL
         Untraceable: something in it has no counterpart in the format; the message names it.
     """
     name = getattr(fn, "__name__", type(fn).__name__)
-    tokens, choices = export.symbolic_shape("t, k")
+    tokens, choices = export.symbolic_shape("t, k", constraints=["t >= 1", "k >= 1"])
     shapes = {0: (), 1: (tokens,), 2: (tokens, choices)}
     arguments: list[Any] = [jax.ShapeDtypeStruct(shapes[one.rank], jnp.float32) for one in inputs]  # type: ignore[no-untyped-call]
     metrics: list[str] = []
@@ -101,7 +102,9 @@ def trace_loss(fn: Callable[..., Any], inputs: list[CustomLossInput]) -> CustomL
         return [result[0], *result[1].values()]
 
     try:
-        closed = jax.make_jaxpr(outputs)(*arguments)
+        # With 64 bits, or JAX warns of places given as numpy's integers. torch's whole numbers have 64, too.
+        with jax.enable_x64(True):
+            closed = jax.make_jaxpr(outputs)(*arguments)
     except LossError:
         raise
     except InputError:

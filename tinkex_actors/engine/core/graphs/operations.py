@@ -148,6 +148,27 @@ def _arange(start: int, end: int | None = None, step: int = 1, *, dtype: Any = N
     return jnp.arange(start, end, step, dtype=dtype)
 
 
+def _sort(x: Any, dim: int = -1, descending: bool = False, *, stable: bool = False) -> Any:
+    places = jnp.argsort(x, axis=dim, descending=descending)
+    return jnp.take_along_axis(x, places, axis=dim), places
+
+
+def _topk(x: Any, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> Any:  # noqa: A002 - torch's
+    values, places = _sort(x, dim, descending=largest)
+    first = tuple(slice(k) if axis == dim % x.ndim else slice(None) for axis in range(x.ndim))
+    return values[first], places[first]
+
+
+def _running(function: Callable[..., Any]) -> Operation:
+    def running(x: Any, dim: int) -> Any:
+        values = function(x, axis=dim % x.ndim)
+        # torch tells where as well: at the last element so far that is as far out.
+        counted = jnp.arange(x.shape[dim]).reshape([-1 if axis == dim % x.ndim else 1 for axis in range(x.ndim)])
+        return values, lax.cummax(jnp.where(x == values, counted, 0), axis=dim % x.ndim)
+
+    return running
+
+
 def _filled(value: float) -> Operation:
     return lambda *size, dtype=None, **_: jnp.full(_sizes(size), value, dtype or jnp.float32)
 
@@ -194,6 +215,15 @@ _OWN: dict[str, Operation] = {
     "log_softmax": lambda x, dim, dtype=None: jax.nn.log_softmax(x, axis=dim),
     "cumsum": lambda x, dim, *, dtype=None: jnp.cumsum(x, axis=dim),
     "cumprod": lambda x, dim, *, dtype=None: jnp.cumprod(x, axis=dim),
+    "cummax": _running(lax.cummax),
+    "cummin": _running(lax.cummin),
+    "logcumsumexp": lambda x, dim: lax.cumlogsumexp(x, axis=dim % x.ndim),
+    "diff": lambda x, n=1, dim=-1: jnp.diff(x, n, axis=dim),
+    "fmod": lambda x, other: jnp.fmod(x, other),
+    "sort": _sort,
+    "argsort": lambda x, dim=-1, descending=False, *, stable=False: jnp.argsort(x, axis=dim, descending=descending),
+    "topk": _topk,
+    "median": lambda x: jnp.sort(jnp.ravel(x))[(x.size - 1) // 2],
     "flip": lambda x, dims: jnp.flip(x, tuple(dims)),
     "clamp": _clamp,
     "clip": _clamp,
