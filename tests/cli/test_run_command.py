@@ -23,7 +23,7 @@ from tinkex_actors.runs.spec import RunSpec
 NOW = "2026-01-05T08:00:00+00:00"
 
 
-def make(folder: Path, *, steps: int = 3, command: list[str] | None = None) -> Path:
+def make(folder: Path, *, steps: int = 3, command: list[str] | None = None, ended: bool = True) -> Path:
     folder.mkdir(parents=True)
     file = JournalFile(folder)
     file.open()
@@ -57,7 +57,8 @@ def make(folder: Path, *, steps: int = 3, command: list[str] | None = None) -> P
     ]
     taken = CheckpointState(path="tinker://s/weights/2", step=2, epoch=1, next_seq=9, cursor=None, state="kept", at=NOW)
     note = Note(at=NOW, kind="queue_paused", text="no room", step=1)
-    file.write([opening, *committed, taken, note, RunClosed(epoch=1, at=NOW, ending="closed")])
+    ending = [RunClosed(epoch=1, at=NOW, ending="closed")] if ended else []
+    file.write([opening, *committed, taken, note, *ending])
     file.copy()
     file.close()
     return folder
@@ -103,6 +104,14 @@ def test_a_run_is_shown_with_its_loss_drawn(tmp_path: Path) -> None:
     assert "grad_norm:mean, steps 1 to 2" in say("show", str(run), "--metric", "grad_norm:mean")
     with pytest.raises(RunError, match=r"'nope'.*There are: grad_norm:mean, loss:sum, tokens:sum"):
         say("show", str(run), "--metric", "nope")
+
+
+def test_a_run_that_was_killed_is_shown_with_the_way_on(tmp_path: Path) -> None:
+    killed = make(tmp_path / "killed", command=["python", "x.py"], ended=False)
+    closed = make(tmp_path / "closed", command=["python", "x.py"])
+
+    assert f"left without an end\ngo on       tinkex-actors run resume {killed}\n" in say("show", str(killed))
+    assert "run resume" not in say("show", str(closed))
 
 
 def test_a_run_is_exported_for_other_programs(tmp_path: Path) -> None:

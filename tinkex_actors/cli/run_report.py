@@ -114,6 +114,8 @@ def _summary(overview: RunOverview, record: Record) -> Iterator[str]:
     loss = "" if overview.loss is None else f", loss {overview.loss:.4f}"
     yield f"steps       {overview.steps}{loss}"
     yield f"state       {overview.state}"
+    if overview.owner is None and overview.ending != "closed" and record.openings and record.openings[-1].command:
+        yield f"go on       tinkex-actors run resume {overview.path}"
 
 
 def _past(record: Record) -> Iterator[str]:

@@ -132,5 +132,6 @@ def history_csv(record: Record) -> str:
 
 def _flat(row: HistoryRow) -> dict[str, Any]:
     flat: dict[str, Any] = {"index": row.index, "at": row.at, "seconds": row.seconds, "epoch": row.epoch}
-    flat |= row.metrics
-    return flat | {f"optim/{name}": value for name, value in (row.optim_metrics or {}).items()}
+    # By name: in which order a server's metrics come, may be chance.
+    flat |= dict(sorted(row.metrics.items()))
+    return flat | {f"optim/{name}": value for name, value in sorted((row.optim_metrics or {}).items())}
