@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import AsyncGenerator
 
 from tests.plugins.counting_server import datum
 from tests.plugins.interposed import Interposed
 from tinkex_actors import AdamParams, ModelInput, SamplingParams, ServiceClient, TrainingClient
 from tinkex_actors.actors.attribution import attributed, calling, unattributed
 from tinkex_actors.testing import virtual_time
+from tinkex_actors.types import SampleStreamChunk
+from tinkex_actors.wire.exchange import Request
+from tinkex_actors.wire.streams import STREAM_END, encode_chunk
 
 PROMPT = ModelInput.from_ints([1, 2, 3])
 
@@ -84,6 +88,29 @@ async def test_a_restarted_actor_still_knows_for_whom_it_works() -> None:
             actor.kill()
         await step
         assert said(server)["retrieve_future"] == {"TrainingClient.optim_step"}
+
+
+class Streamer(Interposed):
+    """Streams two tokens."""
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        self.requests.append(request)
+        yield encode_chunk(SampleStreamChunk(token="a", token_id=1, index=0)) + STREAM_END
+
+
+@virtual_time()
+async def test_a_stream_carries_its_method_and_what_is_asked_between_two_pieces_its_own() -> None:
+    server = Streamer()
+    async with server.service() as service:
+        sampler = await service.create_sampling_client(base_model="m")
+        server.requests.clear()
+        async for _ in sampler.sample_stream(PROMPT):
+            assert calling.get() is None
+            await sampler.sample(PROMPT)
+        found = said(server)
+
+    assert found["stream_sample"] == {"SamplingClient.sample_stream"}
+    assert found["asample"] == {"SamplingClient.sample"}
 
 
 def test_only_public_methods_are_named_and_only_while_they_run() -> None:

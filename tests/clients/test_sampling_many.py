@@ -6,13 +6,21 @@ import asyncio
 import pickle
 import random
 from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 
 import pytest
 
 from tests.plugins.counting_server import counting
 from tinkex_actors import InputError, ModelInput, SamplingParams, ServiceClient
 from tinkex_actors.clients.sampling import SampleBatch, SamplerHandle
-from tinkex_actors.errors import APIStatusError, NotFoundError, RequestFailedError, UnsupportedByServerError
+from tinkex_actors.errors import (
+    APIConnectionError,
+    APIStatusError,
+    NotFoundError,
+    RemoteWireError,
+    RequestFailedError,
+    UnsupportedByServerError,
+)
 from tinkex_actors.testing import seeds, settle, virtual_time
 from tinkex_actors.testing.model_server import Faults, ModelServer
 from tinkex_actors.types import ClientConfigResponse, JoinSamplingSessionResponse, SampleStreamChunk
@@ -187,6 +195,34 @@ async def test_a_stream_that_fails_on_the_server_raises_after_what_came() -> Non
         assert [(await anext(stream)).token for _ in range(3)] == ["t0", "t1", "t2"]
         with pytest.raises(RequestFailedError, match="out of memory"):
             await anext(stream)
+
+
+class Truncated(Streamer):
+    """Streams so many bytes of what it has, and then ends in order."""
+
+    length = 0
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        whole = b"".join([piece async for piece in super().stream(request)])
+        yield whole[: self.length]
+
+
+@virtual_time()
+async def test_half_a_stream_does_not_pass_for_a_whole_one() -> None:
+    server = Truncated(random.Random(0))
+    async with ServiceClient(base_url="http://127.0.0.1:1", transport=server) as service:
+        sampler = await service.create_sampling_client(base_model="m")
+        with pytest.raises(RemoteWireError, match="answered, but with no events"):
+            await anext(sampler.sample_stream(PROMPT))
+        server.length = 100
+        stream = sampler.sample_stream(PROMPT)
+        assert (await anext(stream)).token == "t0"
+        with pytest.raises(APIConnectionError, match="the stream broke off after 1 pieces"):
+            await anext(stream)
+        server.length = 1 << 20
+        assert [chunk.done async for chunk in sampler.sample_stream(PROMPT)][-1]
+        async with aclosing(sampler.sample_stream(PROMPT)) as left:
+            await anext(left)  # who leaves early has no half of anything
 
 
 @virtual_time()

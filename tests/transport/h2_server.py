@@ -14,23 +14,25 @@ import h2.exceptions
 
 
 class Mirror:
-    """What the server answers: what it was asked, and ``/hold`` only when it is let go.
+    """What the server answers: what it was asked, and ``/hold`` only when it is let go, the rest of ``/pieces`` too.
 
     Attributes:
         connections: how many were made.
         held: has an entry for each request to ``/hold`` that has come.
         go: set it to answer them.
+        reset: has an entry for each stream that the client gave up.
     """
 
     def __init__(self) -> None:
         self.connections = 0
         self.held: asyncio.Queue[None] = asyncio.Queue()
         self.go = asyncio.Event()
+        self.reset: asyncio.Queue[None] = asyncio.Queue()
 
     def answer(self, headers: dict[str, str], body: bytes) -> tuple[list[tuple[str, str]], bytes]:
         """Return headers and body of the answer to one request."""
         path = headers[":path"]
-        status = "302" if path == "/moved" else "200"
+        status = {"/moved": "302", "/none": "404"}.get(path, "200")
         if path == "/large":
             body = b"x" * 5000
         extra = [("location", "/there")] if path == "/moved" else []
@@ -82,6 +84,8 @@ class _Peer(asyncio.Protocol):
             elif isinstance(event, h2.events.DataReceived):
                 self._asked[event.stream_id][1].extend(event.data)
                 self._connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            elif isinstance(event, h2.events.StreamReset):
+                self._mirror.reset.put_nowait(None)
             elif isinstance(event, h2.events.StreamEnded):
                 task = asyncio.ensure_future(self._respond(event.stream_id))
                 self._tasks.add(task)
@@ -96,6 +100,11 @@ class _Peer(asyncio.Protocol):
         head, content = self._mirror.answer(headers, bytes(body))
         try:
             self._connection.send_headers(stream, head)
+            if headers[":path"] == "/pieces":
+                for piece in (b"one", b"two"):
+                    self._connection.send_data(stream, piece)
+                    self._flush()
+                    await self._mirror.go.wait()
             self._connection.send_data(stream, content, end_stream=True)
         except h2.exceptions.ProtocolError:
             return  # the client has given this stream up

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ import pytest
 from tests.transport.h2_server import Mirror, serving
 from tests.transport.servers import answer, answering, get, listening
 from tinkex_actors import APIConnectionError, APIResponseValidationError, APITimeoutError, ClosedError, Config
-from tinkex_actors.errors import ConfigError
+from tinkex_actors.errors import APIStatusError, ConfigError
 from tinkex_actors.runtime import ActorSystem
-from tinkex_actors.transport import SampleSlots, open_transport
+from tinkex_actors.transport import SampleSlots, Streaming, open_transport
 from tinkex_actors.transport.http import HttpTransport
 from tinkex_actors.transport.http2 import Http2Transport
 from tinkex_actors.wire.exchange import Request
@@ -90,6 +91,47 @@ async def test_a_server_that_speaks_no_http2_is_a_failed_connection() -> None:
         await transport.close()
 
 
+async def test_an_answer_is_handed_over_as_it_comes_and_may_be_given_up() -> None:
+    app = Mirror()
+    async with serving(app, None) as url:
+        transport = Http2Transport(url, config=Config())
+        asked = Request("POST", "/pieces", {}, b"!", 5.0, pool="sample")
+        async with aclosing(transport.stream(asked)) as pieces:
+            assert await anext(pieces) == b"one", "before the rest was sent"
+            app.go.set()
+            assert b"".join([piece async for piece in pieces]) == b"twoPOST !"
+        app.go.clear()
+        async with aclosing(transport.stream(asked)) as pieces:
+            assert await anext(pieces) == b"one"
+        async with asyncio.timeout(5.0):
+            await app.reset.get()
+        with pytest.raises(APIStatusError, match="404"):
+            await anext(transport.stream(get("/none", "sample")))
+        with pytest.raises(APITimeoutError, match=r"no answer within 0\.05 s"):
+            await anext(transport.stream(get("/hold", "sample", timeout=0.05)))
+        asked.timeout = 0.1
+        with pytest.raises(APITimeoutError, match=r"no answer within 0\.1 s"):
+            _ = [piece async for piece in transport.stream(asked)]
+        assert [connection.under_way for connection in transport._pools["sample"]] == [0]
+        await transport.close()
+
+
+async def test_closing_ends_streams_in_words() -> None:
+    app = Mirror()
+    async with serving(app, None) as url:
+        transport = Http2Transport(url, config=Config())
+        stream = transport.stream(Request("POST", "/pieces", {}, b"!", 5.0, pool="sample"))
+        await anext(stream)
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0)
+        await transport.close()
+        with pytest.raises(APIConnectionError, match="the transport was closed"):
+            await waiting
+        with pytest.raises(ClosedError):
+            await anext(transport.stream(get()))
+        app.go.set()
+
+
 async def test_a_config_chooses_it() -> None:
     async with ActorSystem() as system:
         chosen = open_transport("https://tinker.example", system=system, config=Config(http2=True))
@@ -97,6 +139,7 @@ async def test_a_config_chooses_it() -> None:
 
     assert isinstance(chosen, Http2Transport)
     assert isinstance(chosen, SampleSlots)
+    assert isinstance(chosen, Streaming)
     assert chosen.sample_slots == 2000
     assert isinstance(other, HttpTransport)
 

@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import trustme
 
 from tests.transport.servers import Talk, answer, listening
 from tinkex_actors import APIConnectionError, APITimeoutError, Config
@@ -236,18 +235,9 @@ async def test_closing_the_transport_ends_who_waits_in_words() -> None:
 
 
 # --- where it connects to ---------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
 async def test_posts_over_tls_keep_their_connection_and_trust_only_who_is_trusted(
-    authority: trustme.CA, tmp_path: Path
+    identity: ssl.SSLContext, ca_file: Path
 ) -> None:
-    identity = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(identity)
-    ca_file = tmp_path / "ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
     connections: list[int] = []
     answers = [answer(body=b"x" * 200_000)] * 3
     async with listening(saying(*answers, connections=connections), tls=identity) as port:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import inspect
+from contextlib import aclosing
 from contextvars import ContextVar, copy_context
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
 __all__ = ["attributed", "calling", "unattributed"]
 
@@ -31,7 +32,8 @@ def attributed(cls: C) -> C:
     """
     for name, member in list(vars(cls).items()):
         if not name.startswith("_") and inspect.isfunction(member):
-            setattr(cls, name, _named(member, f"{cls.__name__}.{name}"))
+            named = _named_stream if inspect.isasyncgenfunction(member) else _named
+            setattr(cls, name, named(member, f"{cls.__name__}.{name}"))
     return cls
 
 
@@ -54,3 +56,21 @@ def _named(method: Callable[..., Any], name: str) -> Callable[..., Any]:
             calling.reset(token)
 
     return call
+
+
+def _named_stream(method: Callable[..., AsyncGenerator[T, None]], name: str) -> Callable[..., AsyncGenerator[T, None]]:
+    @functools.wraps(method)
+    async def stream(*args: Any, **kwargs: Any) -> AsyncGenerator[T, None]:
+        async with aclosing(method(*args, **kwargs)) as items:
+            while True:
+                # Only while it works: between two items the caller's own requests are made in the same context.
+                token = calling.set(calling.get() or name)
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
+                finally:
+                    calling.reset(token)
+                yield item
+
+    return stream

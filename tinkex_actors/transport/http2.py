@@ -7,6 +7,7 @@ is there waits until every poll before it has been answered.
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin, urlsplit
@@ -21,9 +22,12 @@ from tinkex_actors.transport._limits import (
     tls_context,
 )
 from tinkex_actors.transport.proxy import Proxy, proxy_refusal
+from tinkex_actors.wire.classification import classify
 from tinkex_actors.wire.exchange import Response
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator
+
     import pyqwest
 
     from tinkex_actors.config import Config
@@ -99,18 +103,44 @@ class Http2Transport:
         """
         connection = self._connection(request.pool)
         connection.under_way += 1
-        clock = asyncio.timeout(request.timeout)
-        self._clocks.add(clock)
         try:
-            async with clock:
+            async with self._within_time(request):
                 return await self._exchange(connection.client, request)
-        except Exception as error:
-            failure = self._failure(error, request, expired=clock.expired())
-            if failure is error:
-                raise
-            raise failure from self._words.cause(error)
         finally:
-            self._clocks.discard(clock)
+            connection.under_way -= 1
+
+    async def stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """Yield the pieces of an answer as they come.
+
+        Raises:
+            APIStatusError: the server, or a proxy, refused.
+            APITimeoutError: nothing came for ``request.timeout`` seconds.
+            APIConnectionError: the connection failed or broke.
+            ClosedError: the transport was closed.
+        """
+        import pyqwest
+
+        connection = self._connection(request.pool)
+        url, headers = self._base_url + request.path, pyqwest.Headers(request.headers.items())
+        asked = pyqwest.Request(request.method, url, headers, request.body or None)
+        connection.under_way += 1
+        try:
+            async with self._within_time(request):
+                begun = await connection.client.execute(asked)
+            async with begun as answer:
+                if not 200 <= answer.status < 300:
+                    async with self._within_time(request):
+                        refusal = await self._read(answer, request)
+                    raise classify(refusal, self._words.where(request))
+                pieces = aiter(answer.content)
+                while True:
+                    # Each wait by itself: the reader may take its time between two pieces.
+                    async with self._within_time(request):
+                        piece = await anext(pieces, None)
+                    if piece is None:
+                        return
+                    yield bytes(piece)
+        finally:
             connection.under_way -= 1
 
     @property
@@ -128,6 +158,22 @@ class Http2Transport:
         for connections in pools:
             for connection in connections:
                 await connection.client.aclose()
+
+    @asynccontextmanager
+    async def _within_time(self, request: Request) -> AsyncIterator[None]:
+        """Give what is awaited inside the request's time, and its failures our words."""
+        clock = asyncio.timeout(request.timeout)
+        self._clocks.add(clock)
+        try:
+            async with clock:
+                yield
+        except Exception as error:
+            failure = self._failure(error, request, expired=clock.expired())
+            if failure is error:
+                raise
+            raise failure from self._words.cause(error)
+        finally:
+            self._clocks.discard(clock)
 
     async def _exchange(self, client: pyqwest.HTTPTransport, request: Request) -> Response:
         import pyqwest

@@ -165,7 +165,7 @@ class SamplingClient:
             InputError: an argument no server could accept; nothing was sent.
             UnsupportedByServerError: the server cannot stream; the hosted one cannot.
             RequestFailedError: the server could not go on.
-            APIConnectionError: the connection broke.
+            APIConnectionError: the connection broke, or the stream ended before the sample did.
         """
         request = SampleRequest(
             prompt=_prompt("sample_stream", prompt),
