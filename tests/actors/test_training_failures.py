@@ -295,6 +295,25 @@ async def test_an_unpaid_bill_pauses_training_for_up_to_an_hour() -> None:
 
 
 @virtual_time()
+async def test_the_pause_for_a_bill_is_one_for_all_posts_and_polls_of_a_server() -> None:
+    server = ModelServer(random.Random(0), Faults(latency=0.0, compute=0.0))
+    async with service_of(server) as service:
+        training = await service.create_lora_training_client("m")
+        server.pause("paused_capacity", "no machines left")
+        polled = training.forward_backward([datum()], "cross_entropy")
+        await settle()
+        begun, server.faults = asyncio.get_running_loop().time(), Faults(latency=0.0, unpaid=1.0)
+        await asyncio.sleep(1800.0)
+        posted = training.optim_step(STEP)
+        for refused in (polled, posted):
+            with pytest.raises(BillingError):
+                await refused
+        # The poll began the pause; the post, half an hour younger, has no hour of its own.
+        assert 3590.0 <= asyncio.get_running_loop().time() - begun <= 3640.0
+        server.faults = Faults()
+
+
+@virtual_time()
 async def test_a_paused_queue_is_told_at_once_and_once_for_each_model() -> None:
     server = ModelServer(random.Random(0), Faults(latency=0.0, compute=0.0))
     async with service_of(server) as service:

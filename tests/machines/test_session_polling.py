@@ -43,12 +43,21 @@ def test_answers_without_news_are_asked_for_a_second_apart_unless_they_were_held
 
 @pytest.mark.parametrize(
     ("status", "hint", "pause"),
-    [(None, None, 1.0), (429, 7.0, 7.0), (429, 900.0, 60.0), (503, 0.1, 1.0), (402, None, 5.0), (409, None, 1.0)],
+    [(None, None, 1.0), (429, 7.0, 7.0), (429, 900.0, 60.0), (503, 0.1, 1.0), (409, None, 1.0)],
 )
 def test_what_may_pass_is_asked_again(status: int | None, hint: float | None, pause: float) -> None:
     state = SessionPolling(waiting={"p1"})
     assert state.refused(status, hint) == pause
     assert state.next() is not None
+
+
+def test_a_refusal_for_billing_lasts_as_long_as_the_servers_pause() -> None:
+    state = SessionPolling(waiting={"p1"})
+    assert state.refused(402, billing_pause=5.0) == 5.0
+    assert state.refused(402, 9.0, billing_pause=5.0) == 9.0
+    assert not state.ended
+    assert state.refused(402) is None
+    assert state.ended
 
 
 def test_three_400s_are_borne_and_the_fourth_is_the_end() -> None:

@@ -152,7 +152,8 @@ async def _ask(promise: Promise, link: Link) -> tuple[polling.Decision, Any]:
             case Failed(error=error, category=category):
                 event = polling.FailedSeen(error, category)
     except APIStatusError as status:
-        event, outcome = polling.StatusSeen(status.status_code, status.retry_after), status
+        pause = link.billing.refused(loop.time()) if status.status_code == 402 else None
+        event, outcome = polling.StatusSeen(status.status_code, status.retry_after, pause), status
     except APIConnectionError as broken:
         event, outcome = polling.NoAnswer(), broken
     except TinkexError as unreadable:

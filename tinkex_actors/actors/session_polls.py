@@ -114,7 +114,9 @@ class SessionPolls:
                 policy=NO_RETRY,
             )
         except APIStatusError as error:
-            return self._refused(group, machine.refused(error.status_code, error.retry_after), error)
+            pause = self._link.billing.refused(now()) if error.status_code == 402 else None
+            delay = machine.refused(error.status_code, error.retry_after, billing_pause=pause)
+            return self._refused(group, delay, error)
         except APIConnectionError as error:
             return self._refused(group, machine.refused(None), error)
         except TinkexError as error:  # the server has no such thing, or answers with something else

@@ -9,7 +9,7 @@ Rules (protocol part 4):
 3. 5xx: wait 0.5 s, doubling to 30 s. 429 and no usable answer: 1 s, doubling to 30 s. A server hint makes the
    wait longer, up to 60 s, and never shorter. The exponent starts again after any other answer.
 4. 400: tolerated 3 times in a row; the fourth is final.
-5. 402: every 5 s, until 3600 s have passed since the first one without an ordinary answer between.
+5. 402: as long as the server's billing pause lasts, which all its requests share (`retry.Billing`).
 6. metadata only: reserve the bytes, then poll for the payload. A second one is a protocol error.
 7. 410: the promise is gone. Every other status is final. There is no deadline of our own: promises may take hours.
 
@@ -21,7 +21,7 @@ failed           Fail("failed")
 try_again, 408   Poll(floor)
 metadata         Poll(floor, reserve) or Fail("protocol")
 400              Poll(floor) or Fail("status")
-402              Poll(5 s) or Fail("status")
+402              Poll(pause) or Fail("status")
 410              Fail("gone")
 429, no answer   Poll(exponential from 1 s)
 5xx              Poll(exponential from 0.5 s)
@@ -61,8 +61,6 @@ _BACKOFF_DOUBLINGS = 6  # 0.5 * 2**6 exceeds the cap
 _LONGEST_HINT = 60.0
 _JITTER = 0.25
 _BAD_REQUESTS = 3
-_BILLING_PAUSE = 5.0
-_BILLING_WINDOW = 3600.0
 _QUEUE_STATES = ("active", "paused_capacity", "paused_rate_limit")
 
 
@@ -95,10 +93,17 @@ class FailedSeen(Struct, frozen=True):
 
 
 class StatusSeen(Struct, frozen=True):
-    """Event: the poll was answered by an HTTP status of 300 and above; ``retry_after`` is in seconds."""
+    """Event: the poll was answered by an HTTP status of 300 and above.
+
+    Args:
+        status: the status.
+        retry_after: the server's hint, in seconds.
+        billing_pause: for a 402, the seconds until the next attempt, or None where the pause is over.
+    """
 
     status: int
     retry_after: float | None = None
+    billing_pause: float | None = None
 
 
 class NoAnswer(Struct, frozen=True):
@@ -159,7 +164,6 @@ class Polling(Struct):
         queue_since: the instant ``queue_state`` was first seen, None before any was told.
         last_poll_at: the instant the last poll started or was told to start; None before the first.
         polls: polls started.
-        billing_since: the instant of the first 402 of this pause.
         reserved_bytes: held for the payload.
         silent_since: the instant of the first of ``backoff`` answers.
     """
@@ -176,7 +180,6 @@ class Polling(Struct):
     queue_since: float | None = None
     last_poll_at: float | None = None
     polls: int = 0
-    billing_since: float | None = None
     reserved_bytes: int = 0
     silent_since: float | None = None
 
@@ -248,7 +251,7 @@ def _status(state: Polling, event: StatusSeen, now: float, u: float) -> Decision
     if status == 400:
         return _bad_request(state, now)
     if status == 402:
-        return _billing(state, now)
+        return _billing(state, event.billing_pause)
     if status == 429:
         return _back_off(state, _BACKOFF_BASE, event.retry_after, now, u)
     if status >= 500:
@@ -259,7 +262,6 @@ def _status(state: Polling, event: StatusSeen, now: float, u: float) -> Decision
 def _ordinary(state: Polling, now: float) -> Poll:
     state.backoff = 0
     state.bad_requests = 0
-    state.billing_since = None
     return Poll(_floor_delay(state, now), state.allow_metadata_only)
 
 
@@ -290,13 +292,11 @@ def _bad_request(state: Polling, now: float) -> Decision:
     return Poll(_floor_delay(state, now), state.allow_metadata_only)
 
 
-def _billing(state: Polling, now: float) -> Decision:
-    since = now if state.billing_since is None else state.billing_since
-    if now - since >= _BILLING_WINDOW:
-        return Fail("status", f"billing has been refused (402) for {now - since:.0f} s", status=402)
-    state.billing_since = since
+def _billing(state: Polling, pause: float | None) -> Decision:
+    if pause is None:
+        return Fail("status", "billing has been refused (402) for as long as a pause may last", status=402)
     state.backoff = 0
-    return Poll(_BILLING_PAUSE, state.allow_metadata_only)
+    return Poll(pause, state.allow_metadata_only)
 
 
 def _back_off(state: Polling, base: float, hint: float | None, now: float, u: float) -> Poll:

@@ -6,8 +6,9 @@ Rules:
 2. With somebody waiting: a long poll. Otherwise, to report what was read: a poll that is answered at once.
 3. An answer moves the cursor and settles what was reported with it. Its completions come once, so each is remembered
    until its result was read, whoever was killed between; those that nobody wants are reported at once.
-4. 402, 408, 409, 429, 5xx and no answer: once more after ``PAUSE`` seconds, 5 s for billing, or the server's hint up to
-   a minute. 400: three times in a row. Anything else is the end: who waits, and who will wait, polls singly.
+4. 408, 409, 429, 5xx and no answer: once more after ``PAUSE`` seconds, or the server's hint up to a minute. 402: as
+   long as the server's billing pause lasts, which all its requests share (`retry.Billing`). 400: three times in a row.
+   Anything else is the end: who waits, and who will wait, polls singly.
 5. Two answers without news come at least ``PAUSE`` apart, so that a server that does not hold polls is not flooded.
 """
 
@@ -18,7 +19,6 @@ from msgspec import Struct, field
 __all__ = ["Ask", "SessionPolling"]
 
 PAUSE = 1.0
-_BILLING_PAUSE = 5.0
 _LONGEST_HINT = 60.0
 _BAD_REQUESTS = 3
 _LONG_POLL = 1.0
@@ -117,14 +117,19 @@ class SessionPolling(Struct):
                 self.done.setdefault(request_id, size_bytes)
         return 0.0 if news or held >= _LONG_POLL else PAUSE
 
-    def refused(self, status: int | None, hint: float | None = None) -> float | None:
+    def refused(
+        self, status: int | None, hint: float | None = None, *, billing_pause: float | None = None
+    ) -> float | None:
         """Take a failure; returns the seconds until the next question, or None at the end (rule 4).
 
         Args:
             status: of the answer; None where none came.
             hint: the server's, in seconds.
+            billing_pause: for a 402, the seconds until the next attempt, or None where the server's pause is over.
         """
         again = status is None or status in (402, 408, 409, 429) or status >= 500
+        if status == 402:
+            again = billing_pause is not None
         if status == 400 and self.bad_requests < _BAD_REQUESTS:
             self.bad_requests += 1
             again = True
@@ -133,5 +138,5 @@ class SessionPolling(Struct):
             for names in (self.waiting, self.unwanted, self.retrieved):
                 names.clear()
             return None
-        pause = _BILLING_PAUSE if status == 402 else PAUSE
+        pause = billing_pause if status == 402 and billing_pause is not None else PAUSE
         return pause if hint is None else max(pause, min(hint, _LONGEST_HINT))
