@@ -25,8 +25,9 @@ import msgspec
 from tests.bench.client import CONCURRENT, PARAMS, PROMPT, cpu_per_item, instant_server, our_samples
 from tests.bench.report import Row, main
 from tests.bench.storms import Storm, storm
-from tinkex_actors import SampleResponse, SamplingClient, ServiceClient
+from tinkex_actors import Config, SampleResponse, SamplingClient, ServiceClient
 from tinkex_actors.machines.admission.backoff import ADAPTIVE, PARITY
+from tinkex_actors.transport._limits import pool_limits, sample_slots
 from tinkex_actors.wire._codec.protobuf import decode_protobuf
 
 TURN = 0.005
@@ -150,6 +151,10 @@ def _resident() -> int:
         return int(pages.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def _open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 async def flood(sampler: SamplingClient, count: int) -> tuple[float, float, float]:
     """Submit everything at once; returns bytes of memory each, seconds, and the p99 of a loop turn meanwhile."""
     gc.collect()
@@ -217,6 +222,7 @@ async def measure(url: str, quick: bool) -> list[Row]:
     """Return the table: medians of ratios over rounds, ours and the baseline in turn."""
     rounds, samples, one_by_one, many = (2, 400, 100, 2000) if quick else (7, 2000, 500, 20_000)
     pairs, waits, limits = [], [], []
+    files = _open_files()
     async with ServiceClient(base_url=url) as service, aiohttp.ClientSession() as session:
         sampler = await service.create_sampling_client(base_model="m")
         bare = _bare(session, url)
@@ -232,7 +238,10 @@ async def measure(url: str, quick: bool) -> list[Row]:
         began = time.perf_counter()
         await our_samples(sampler, samples)
         wall = (time.perf_counter() - began) / samples
+        await session.close()
         each, seconds, turn = await flood(sampler, many)
+        # Nothing that was opened is closed before it was idle for half a minute, so this was the most.
+        sockets = _open_files() - files
     rows = [
         _row("CPU per sample", ours, base, "aiohttp + msgspec", 1.25),
         _row("CPU per sample", ours, statistics.median(limits), "a raw protocol", None),
@@ -241,11 +250,18 @@ async def measure(url: str, quick: bool) -> list[Row]:
         _ceiling(f"p99 of a loop turn, {many} at once", turn * 1e3, "ms", 20.0),
         _ceiling("p99 of a loop turn, idle", idle * 1e3, "ms", None),
         _ceiling(f"samples/s, {many} at once", many / seconds, "1/s", None),
+        _ceiling(f"open sockets, {many} at once", sockets, "", _most_sockets()),
     ]
     if (sdk := await asyncio.to_thread(official, url, 200 if quick else 1000)) is not None:
         rows.append(_row("CPU per sample", ours, sdk[0], "the official SDK", 0.1))
         rows.append(_row("wall time per sample", wall, sdk[1], "the official SDK", 0.1))
     return rows
+
+
+def _most_sockets() -> float:
+    """Polls, posts, training and the session's own, as architecture section 5 bounds them."""
+    limits = pool_limits(Config())
+    return float(min(limits["sample"], sample_slots(None)) + limits["retrieve_promise"] + limits["session"])
 
 
 def _ceiling(measure: str, value: float, unit: str, target: float | None) -> Row:
