@@ -29,6 +29,7 @@ EXAMPLES = {
     "examples/02_durable_run.py": "tests/runs/test_example.py",
     "examples/03_regularizers.py": "tests/losses/test_regularizers_example.py",
     "examples/04_crawler.py": "tests/runtime/test_crawler_example.py",
+    "examples/05_regularized_training.py": "tests/losses/test_regularizers_example.py",
 }
 
 
