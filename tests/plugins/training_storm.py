@@ -67,7 +67,10 @@ def draw_storm(rng: random.Random, *, forgetful: bool = True) -> Storm:
         restarts = ((rng.random() * 8.0, keeps, rng.random() * 20.0),)
     # Two seconds apart: at most three in five seconds, which the supervisors allow.
     kills = tuple(2.0 * n + rng.random() for n in range(rng.choice((0, 0, 2, 5))))
-    return Storm(faults, restarts, kills, rng.choice((1024, 2)))
+    chunk_len = rng.choice((1024, 2))
+    if forgetful:
+        faults = msgspec.structs.replace(faults, refused=rate(0.05))
+    return Storm(faults, restarts, kills, chunk_len)
 
 
 class Call(msgspec.Struct):

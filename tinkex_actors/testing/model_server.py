@@ -74,6 +74,7 @@ class Faults(msgspec.Struct, frozen=True):
         conflict: a training request is answered 409 instead of being taken.
         limited: a sample or a training request is answered 429.
         unpaid: a training request or a poll is answered 402 instead of being taken.
+        refused: a ``forward_backward`` is answered 422, which completes its number; again, when it is sent again.
         forgotten: a poll of training is answered 410, and its result is lost.
         latency: longest time, in seconds, that each way takes.
         compute: longest time, in seconds, that an operation takes.
@@ -87,6 +88,7 @@ class Faults(msgspec.Struct, frozen=True):
     conflict: float = 0.0
     limited: float = 0.0
     unpaid: float = 0.0
+    refused: float = 0.0
     forgotten: float = 0.0
     latency: float = 0.01
     compute: float = 0.5
@@ -154,6 +156,7 @@ class ModelServer:
         self._down_until = 0.0
         self._restarts = 0
         self._lost_models: set[str] = set()
+        self._refused: set[tuple[str, int]] = set()
         self._ids = itertools.count()
         self._keys: dict[tuple[Any, ...], str] = {}
         self._promises: dict[str, _Promise] = {}
@@ -276,7 +279,7 @@ class ModelServer:
         """Take a numbered request, or answer that it was not, or might not have been."""
         if message.model_id in self._lost_models:
             return encode_error(404, f"no model {message.model_id}")
-        if message.seq_id in self.refuse and not getattr(message, "forward_only", False):
+        if self._refuses(route, message):
             self._enqueue(message.model_id, message.seq_id, None, message)
             return encode_error(422, "this cannot be computed")
         faults, chance = self.faults, self.rng.random
@@ -291,6 +294,17 @@ class ModelServer:
                 self._promise(route, message)
             return encode_error(408 if chance() < 0.5 else 503, "perhaps")
         return encode_response(route, self._promise(route, message))
+
+    def _refuses(self, route: Route, message: Any) -> bool:
+        if getattr(message, "forward_only", False):
+            return False
+        number = (message.model_id, message.seq_id)
+        if self.faults.refused and route.name == "forward_backward" and number not in self._keys:
+            # What was promised once is kept.
+            chance = self.rng.random()
+            if chance < self.faults.refused:
+                self._refused.add(number)
+        return message.seq_id in self.refuse or number in self._refused
 
     # --- promises ----------------------------------------------------------------------------------------------------
     def _promise(self, route: Route, message: Any) -> UntypedAPIFuture:
