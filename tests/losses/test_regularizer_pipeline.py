@@ -114,7 +114,7 @@ def nll(inputs: Any, logprobs: Any, mask: Any) -> Any:
 
 
 def test_one_program_equals_the_terms_one_by_one() -> None:
-    data, logprobs = batch([3, 17, 8, 1])
+    data, logprobs = batch([3, 1, 4, 2])  # as many tokens as X: what is compiled for the golden pipeline serves here
     specs = [spec for spec in example_5() if spec.name != "gradient_penalty"]
     together = RegularizerPipeline(specs, BatchLoss(nll), track_grad_norms=True)
     # A plain function for a base: nothing can be padded then.
@@ -124,7 +124,7 @@ def test_one_program_equals_the_terms_one_by_one() -> None:
     assert one.metrics == pytest.approx(other.metrics, rel=1e-4, abs=1e-5)
     for row, wanted in zip(one.gradients, other.gradients, strict=True):
         np.testing.assert_allclose(row, wanted, atol=1e-5)
-    wanted = jax.grad(lambda rows: together(data, rows)[0])([jnp.asarray(row) for row in logprobs])
+    wanted = jax.jit(jax.grad(lambda rows: together(data, rows)[0]))([jnp.asarray(row) for row in logprobs])
     for row, right in zip(one.gradients, wanted, strict=True):
         np.testing.assert_allclose(row, right, atol=1e-5)
     total = math.sqrt(sum(float((row**2).sum()) for row in one.gradients))
