@@ -17,6 +17,7 @@ from tinkex_actors.actors.dispatcher.events import (
 from tinkex_actors.actors.dispatcher.sample import Priority, Sample, SamplerSession, retry_delay
 from tinkex_actors.actors.dispatcher.words import described, stuck, why_paused
 from tinkex_actors.actors.promise import Promise
+from tinkex_actors.errors import RemoteWireError
 from tinkex_actors.machines.admission import Admission, AdmissionStatistics, Effect, Post, WakeAt
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.wire.routes import ROUTES
@@ -170,13 +171,16 @@ class DispatcherDesk(Desk):
         self, sample_id: int, request_id: str, sequence_ids: list[str], *, now: float, roundtrip: float
     ) -> Promise | None:
         """The server has taken the request; returns its promise, or None where nobody wants it now."""
-        sample = self._samples.get(sample_id)
         since = self.admission.backoff.since
         self.note(self.admission.accepted(sample_id))
         self._tell_of_window(since)
+        sample = self._samples.get(sample_id)  # now: whoever was told may have cancelled it
         if sample is None:
             self.note(self.admission.cancelled(sample_id))
             self._give_up(request_id)
+            return None
+        if (known := self._poller.promises.get(request_id)) is not None and known.on_result != sample.result:
+            self.failed(sample_id, _taken(request_id))
             return None
         sample.request_id = request_id
         sample.sequence_ids = sequence_ids
@@ -373,6 +377,13 @@ class DispatcherDesk(Desk):
             seconds = self._now() - since
             self._publish(BackoffWindowClosed(seconds, waiting))
             _log.info("sampling.resumed", seconds=round(seconds, 3), waiting=waiting)
+
+
+def _taken(request_id: str) -> RemoteWireError:
+    return RemoteWireError(
+        f"asample: the promise {request_id} has been given to another sample, which still waits for it. One answer "
+        "cannot be both; the server, or a cache before it, takes different requests for the same."
+    )
 
 
 def _name_sequences(result: Any, sequence_ids: list[str]) -> Any:
