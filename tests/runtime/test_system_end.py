@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -73,8 +77,6 @@ class Stubborn(Actor):
 
 @virtual_time()
 async def test_blocking_runs_on_a_thread_and_raises_what_it_raised() -> None:
-    import threading
-
     async with ActorSystem(name="app") as system:
         name = await system.blocking(lambda: threading.current_thread().name, executor="io")
         assert name.startswith("app.io")
@@ -86,9 +88,24 @@ async def test_blocking_runs_on_a_thread_and_raises_what_it_raised() -> None:
         await system.blocking(print)
 
 
-async def test_a_thread_that_does_not_end_is_named_in_the_report() -> None:
-    import threading
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness belongs to the whole process elsewhere")
+async def test_threads_that_would_fill_every_processor_give_way_and_so_do_those_they_start() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
+    def both() -> tuple[int, int]:
+        with ThreadPoolExecutor(1) as started:
+            return priority(), started.submit(priority).result()
+
+    own = priority()
+    async with ActorSystem() as system:
+        assert await system.blocking(both, executor="polite", niceness=1) == (min(own + 1, 19),) * 2
+        assert await system.blocking(both, executor="polite") == (min(own + 1, 19),) * 2
+        assert await system.blocking(both) == (own, own)
+    assert priority() == own
+
+
+async def test_a_thread_that_does_not_end_is_named_in_the_report() -> None:
     release = threading.Event()
     system = await ActorSystem().start()
     waiting = asyncio.ensure_future(system.blocking(release.wait, executor="slow"))

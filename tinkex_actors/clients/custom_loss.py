@@ -12,7 +12,7 @@ import numpy as np
 
 from tinkex_actors.actors.sequencer import SequencerDesk
 from tinkex_actors.clients.custom_loss_handle import LossHandle
-from tinkex_actors.clients.regularizers import told, with_results
+from tinkex_actors.clients.regularizers import LOSS_EXECUTOR, LOSS_NICENESS, told, with_results
 from tinkex_actors.errors import ConfigError, InputError, LossError, RemoteWireError, TinkexError
 from tinkex_actors.machines.chunking import estimate_bytes
 from tinkex_actors.machines.combining import combine
@@ -31,7 +31,6 @@ __all__ = ["CustomLoss", "forward_backward_custom"]
 CustomLoss: TypeAlias = "Callable[[Sequence[Any], Sequence[Any]], tuple[Any, Any]] | Differentiable"
 
 _OPERATION = "forward_backward_custom"
-_EXECUTOR = "losses"
 
 
 def forward_backward_custom(
@@ -130,7 +129,9 @@ class _Passage:
 
         compute.__qualname__ = f"loss {name}"
         try:
-            return await self._core.system.blocking(compute, executor=_EXECUTOR, workers=config.loss_workers)
+            return await self._core.system.blocking(
+                compute, executor=LOSS_EXECUTOR, workers=config.loss_workers, niceness=LOSS_NICENESS
+            )
         except TinkexError:
             raise
         except Exception as error:

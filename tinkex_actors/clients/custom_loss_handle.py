@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, final
 
 import msgspec
 
+from tinkex_actors.clients.regularizers import LOSS_EXECUTOR, LOSS_NICENESS
 from tinkex_actors.errors import ConfigError, InputError, LossError, RequestFailedError, UnsupportedByServerError
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import CreateCustomLossRequest, CustomLossGraph, CustomLossInput, Datum
@@ -116,7 +117,9 @@ def create_custom_loss(core: Backbone, fn: Callable[..., Any], input_ranks: Mapp
     async def run(future: ApiFuture[Any]) -> LossHandle:
         session_id = await core.session.ready()
         future.waits_for(f"{name} to be traced")
-        inputs, graph, why = await core.system.blocking(_traced, fn, dict(input_ranks), executor="losses")
+        inputs, graph, why = await core.system.blocking(
+            _traced, fn, dict(input_ranks), executor=LOSS_EXECUTOR, niceness=LOSS_NICENESS
+        )
         if graph is not None:
             _refuse_twice(core, number, name, inputs, graph)
         if not why and not core.session.flags.custom_loss_server_side:

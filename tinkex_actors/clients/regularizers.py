@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from tinkex_actors.runtime import ActorSystem
     from tinkex_actors.types import CustomLossOutput
 
-__all__ = ["compute_regularized", "told", "with_results"]
+__all__ = ["LOSS_EXECUTOR", "LOSS_NICENESS", "compute_regularized", "told", "with_results"]
 
-_EXECUTOR = "losses"
+LOSS_EXECUTOR = "losses"
+# XLA fills every processor: with equal priority the loop would wait for its turn, milliseconds each time it wakes up.
+LOSS_NICENESS = 5
 
 
 async def compute_regularized(
@@ -217,7 +219,9 @@ class _Run:
             raise _too_slow(spec, timeout) from error
 
     async def _blocking(self, function: Any, *args: Any) -> Any:
-        return await self._system.blocking(function, *args, executor=_EXECUTOR, workers=os.cpu_count() or 1)
+        return await self._system.blocking(
+            function, *args, executor=LOSS_EXECUTOR, workers=os.cpu_count() or 1, niceness=LOSS_NICENESS
+        )
 
 
 async def _awaited(spec: RegularizerSpec, data: Sequence[Any], logprobs: Any, timeout: float) -> Any:

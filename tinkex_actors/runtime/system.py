@@ -25,6 +25,7 @@ from tinkex_actors.runtime._core.messages import Handler, Kind, Message, Reply, 
 from tinkex_actors.runtime._core.restarts import Policy
 from tinkex_actors.runtime._core.scheduler import Scheduler
 from tinkex_actors.runtime._core.stacks import await_chain, place_of
+from tinkex_actors.runtime._core.threads import give_way
 from tinkex_actors.runtime._core.watchdog import Watchdog
 from tinkex_actors.runtime.actor import Actor
 from tinkex_actors.runtime.child_spec import DEFAULT_MAILBOX, ChildSpec, Mailbox, Restart
@@ -362,7 +363,9 @@ class ActorSystem:
         return await top(self, seconds)
 
     # --- blocking work ---------------------------------------------------------------------------------------------
-    async def blocking(self, function: Callable[..., T], *args: Any, executor: str = "default", workers: int = 1) -> T:
+    async def blocking(
+        self, function: Callable[..., T], *args: Any, executor: str = "default", workers: int = 1, niceness: int = 0
+    ) -> T:
         """Run ``function(*args)`` on a thread and wait for it.
 
         Args:
@@ -370,6 +373,8 @@ class ActorSystem:
             *args: its arguments.
             executor: name of the thread pool; pools are made at first use and owned by the system.
             workers: threads of the pool, if this call makes it.
+            niceness: by how much these threads, and those they start, give way to the loop's, if this call makes the
+                pool and the platform is Linux: for work that would fill every processor.
 
         Cancelling the caller does not stop the thread; stopping the system waits for it until the deadline.
         """
@@ -379,7 +384,8 @@ class ActorSystem:
         if pool is None:
             if workers < 1:
                 raise ConfigError(f"workers= of executor {executor!r} must be 1 or more, got {workers!r}.")
-            pool = ThreadPoolExecutor(workers, thread_name_prefix=f"{self.name}.{executor}")
+            prefix = f"{self.name}.{executor}"
+            pool = ThreadPoolExecutor(workers, thread_name_prefix=prefix, initializer=give_way, initargs=(niceness,))
             self._executors[executor] = pool
         context = contextvars.copy_context()
         job = self.loop.run_in_executor(pool, functools.partial(context.run, function, *args))
