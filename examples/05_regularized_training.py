@@ -95,7 +95,7 @@ def plot(history: list[dict[str, float]], path: Path) -> None:
         axis.set_title(title)
         axis.set_xlabel("step")
     axes[0].legend()
-    axes[2].legend(fontsize="small")
+    axes[2].legend(fontsize="small", loc="center left", bbox_to_anchor=(1.0, 0.5))
     axes[2].set_yscale("symlog", linthresh=1e-2)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tinkex_actors import Datum, LossError, ModelInput
-from tinkex_actors.losses import evaluate
+from tinkex_actors.losses import BatchLoss, RegularizerPipeline, RegularizerSpec, evaluate
 
 ROWS = [np.array([-0.3, -0.9, -0.6, -1.4], np.float32), np.array([-0.2, -0.7], np.float32)]
 WEIGHTS = [np.array([0.5, 0.0, 1.0, 0.25], np.float32), np.array([1.0, 2.0], np.float32)]
@@ -207,6 +207,61 @@ def test_the_hint_has_the_line_and_the_reason(caplog: pytest.LogCaptureFixture) 
     evaluate(branching, data(), ROWS)
 
     assert f"line {branching.__code__.co_firstlineno + 1}: TracerBoolConversionError" in caplog.text
+
+
+# --- losses on padded arrays, and pipelines --------------------------------------------------------------------------
+def padded_float(inputs: Any, logprobs: Any, mask: Any) -> Any:
+    loss = (logprobs * inputs["weights"] * mask).sum()
+    return loss, {"x:mean": float(loss)}
+
+
+def padded_branch(inputs: Any, logprobs: Any, mask: Any) -> Any:
+    loss = (logprobs * inputs["weights"] * mask).sum()
+    return (loss if loss < 0 else -loss), {}
+
+
+def padded_numpy(inputs: Any, logprobs: Any, mask: Any) -> Any:
+    return np.sum(np.where(mask, logprobs * inputs["weights"], 0.0)), {}
+
+
+def padded_selection(inputs: Any, logprobs: Any, mask: Any) -> Any:
+    return (logprobs * inputs["weights"])[mask].sum(), {}
+
+
+@pytest.mark.parametrize("fn", [padded_float, padded_branch, padded_numpy, padded_selection])
+def test_a_batch_loss_that_cannot_be_compiled_works_too(fn: Any, caplog: pytest.LogCaptureFixture) -> None:
+    found = [evaluate(BatchLoss(fn), data(), ROWS) for _ in range(2)][1]
+
+    assert found.loss == pytest.approx(sum(float((w * r).sum()) for w, r in zip(WEIGHTS, ROWS, strict=True)), rel=1e-6)
+    for row, weights in zip(found.gradients, WEIGHTS, strict=True):
+        np.testing.assert_allclose(row, weights)
+    assert caplog.text.count("loss.uncompiled") == 1
+    assert f"line {fn.__code__.co_firstlineno + (1 if fn in (padded_numpy, padded_selection) else 2)}: " in caplog.text
+
+
+def test_what_a_batch_loss_raises_comes_through() -> None:
+    def divided(inputs: Any, logprobs: Any, mask: Any) -> Any:
+        raise ZeroDivisionError("no pairs")
+
+    with pytest.raises(ZeroDivisionError, match="no pairs"):
+        evaluate(BatchLoss(divided), data(), ROWS)
+
+
+def test_a_pipelines_parts_may_take_numbers_out_and_keep_their_norms() -> None:
+    def base(data: Any, logprobs: Any) -> Any:
+        loss = sum(jnp.sum(row) for row in logprobs)
+        return loss, {"x:mean": float(loss)}
+
+    def squares(data: Any, logprobs: Any) -> Any:
+        value = sum((row**2).sum() for row in logprobs if float(row.min()) < -1)
+        return value, {"value": float(value)}
+
+    pipeline = RegularizerPipeline([RegularizerSpec(squares, 0.5, "squares")], base, track_grad_norms=True)
+    found = evaluate(pipeline, data(), ROWS)
+
+    np.testing.assert_allclose(found.gradients[0], 1 + ROWS[0], rtol=1e-6)
+    assert found.gradients[1].tolist() == ONES[1]
+    assert found.metrics["squares/grad_norm:mean"] == pytest.approx(2 * np.linalg.norm(ROWS[0]), rel=1e-5)
 
 
 # --- what a loss changes beside computing ----------------------------------------------------------------------------

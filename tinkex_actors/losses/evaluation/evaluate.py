@@ -10,8 +10,8 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
-from tinkex_actors.errors import ClosedError, ConfigError, LossError
-from tinkex_actors.losses.evaluation.listed import ListLoss, evaluate_list, loss_name
+from tinkex_actors.errors import ClosedError, ConfigError, LossError, TinkexError
+from tinkex_actors.losses.evaluation.listed import ListLoss, evaluate_list, evaluate_uncompiled, loss_name
 from tinkex_actors.losses.evaluation.result import Evaluation
 from tinkex_actors.losses.evaluation.torch_loss import evaluate_torch, is_torch_loss
 from tinkex_actors.losses.evaluation.verdicts import check_logprobs
@@ -85,7 +85,14 @@ def evaluate(
 def run_loss(loss: Any, data: Sequence[Datum], rows: list[npt.NDArray[Any]]) -> Evaluation:
     """Return a loss at rows of any precision, on JAX's device; see ``evaluate``."""
     if isinstance(loss, Differentiable):
-        return loss.value_and_grad(data, rows)
+        try:
+            return loss.value_and_grad(data, rows)
+        except TinkexError:
+            raise
+        except Exception as error:  # whatever it is: uncompiled, the loss shows whether it is wrong itself
+            if not callable(loss):
+                raise
+            return evaluate_uncompiled(loss, data, rows, error)
     if not callable(loss):
         raise LossError(f"expected a loss, a function of (data, logprobs), got {type(loss).__name__}.")
     if is_torch_loss(loss):

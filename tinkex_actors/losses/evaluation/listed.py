@@ -27,7 +27,7 @@ from tinkex_actors.losses.evaluation.views import DatumView, inputs_of, unwrap
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import Datum
 
-__all__ = ["ListLoss", "evaluate_list", "loss_name"]
+__all__ = ["ListLoss", "evaluate_list", "evaluate_uncompiled", "loss_name"]
 
 ListLoss = Callable[[Sequence[Any], Sequence[Any]], tuple[Any, Any]]
 Rows = Sequence[npt.NDArray[Any]]
@@ -36,6 +36,9 @@ _log = Logger("tinkex_actors.losses")
 
 # A loss that goes through the data one by one is a program as long as the batch: beyond this, compiling takes minutes.
 _COMPILED_ROWS = 128
+
+# Programs of one loss that are kept: each takes some megabytes.
+_KEPT_PROGRAMS = 64
 
 _NO_GRADIENT = (
     "{name}: the loss does not depend on logprobs in a way that can be differentiated, so there is nothing to learn "
@@ -58,7 +61,7 @@ class _Program:
     def __init__(self, loss: ListLoss) -> None:
         self.loss = loss
         self.name = loss_name(loss)
-        self.compiled = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
+        self.compiled: Any = jax.jit(jax.value_and_grad(self._traced, has_aux=True))
         self.shapes = ShapeCount()
         self.untraceable = False
         self.depends = False
@@ -91,7 +94,10 @@ class _Program:
         )
 
     def note(self, shapes: Hashable) -> None:
-        """Count the programs, and say when there are many."""
+        """Count the programs, say when there are many, and let go of them when there are very many."""
+        if len(self.shapes) % _KEPT_PROGRAMS == 0 and shapes not in self.shapes:
+            # A run for days meets new lengths in every step: what was compiled for the old ones would pile up.
+            self.compiled.clear_cache()
         if self.shapes.note(shapes):
             _log.warning(
                 "loss.compiled_often",
@@ -136,12 +142,34 @@ def evaluate_list(loss: ListLoss, data: Sequence[Datum], logprobs: Rows) -> Eval
         found = _uncompiled(program, data, logprobs)
         if why:
             program.keep_uncompiled(why)
-    (value, metrics), gradients = found
-    rows = [np.asarray(gradient) for gradient in gradients]
-    number = float(value)
-    check_gradients(program.name, number, rows, logprobs)
+    evaluation = _finished(program, found, logprobs)
     if not program.depends:
-        _check_dependence(program, rows, inputs, logprobs)
+        _check_dependence(program, evaluation.gradients, inputs, logprobs)
+    return evaluation
+
+
+def evaluate_uncompiled(loss: ListLoss, data: Sequence[Datum], logprobs: Rows, refusal: Exception) -> Evaluation:
+    """Return a loss, its gradient and its metrics, where compiling it has failed; say so once.
+
+    Args:
+        loss: as for ``evaluate_list``.
+        data: the batch.
+        logprobs: an array for each datum, checked.
+        refusal: what compiling it raised.
+
+    Raises:
+        LossError: as ``evaluate_list``; and whatever the loss raises when it is run with numbers.
+    """
+    program = _Program(loss)
+    found = _uncompiled(program, data, logprobs)
+    program.keep_uncompiled(_why(loss, refusal))
+    return _finished(program, found, logprobs)
+
+
+def _finished(program: _Program, found: Any, logprobs: Rows) -> Evaluation:
+    (value, metrics), gradients = found
+    rows, number = [np.asarray(gradient) for gradient in gradients], float(value)
+    check_gradients(program.name, number, rows, logprobs)
     return Evaluation(number, rows, check_metrics(program.name, metrics))
 
 
@@ -159,23 +187,25 @@ def _compiled(program: _Program, shapes: Hashable, inputs: list[dict[str, Any]],
     except Exception as error:  # whatever it is: the uncompiled run shows whether the loss itself is wrong
         if isinstance(error, _SideEffect):
             _changing.add(_code(program.loss))
-            return None, str(error)
-        line = str(error).splitlines()[0] if str(error) else ""
-        return None, f"{_place(program.loss, error)}{type(error).__name__}: {line}"
+        return None, _why(program.loss, error)
     program.note(shapes)
     return found, ""
 
 
 def _code(loss: Any) -> Any:
-    function = getattr(loss, "__func__", loss)
+    function = getattr(loss, "fn", loss)
+    function = getattr(function, "__func__", function)
     return getattr(function, "__code__", type(loss))
 
 
-def _place(loss: Any, error: BaseException) -> str:
-    """Return the line of the loss's file in which an error came up."""
+def _why(loss: Any, error: BaseException) -> str:
+    """Return why a loss cannot be compiled, with the line of its file in which that came up."""
+    if isinstance(error, _SideEffect):
+        return str(error)
     file = getattr(_code(loss), "co_filename", None)
     lines = [line for frame, line in traceback.walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
-    return f"line {lines[-1]}: " if lines else ""
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
 
 
 def _uncompiled(program: _Program, data: Sequence[Datum], logprobs: Rows) -> Any:

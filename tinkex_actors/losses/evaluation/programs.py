@@ -45,15 +45,18 @@ class ShapeCount:
     """The shapes that a program was compiled for."""
 
     def __init__(self) -> None:
-        self._seen: set[Hashable] = set()
+        self._seen: set[int] = set()  # hashes: the shapes of a large batch are long
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._seen)
 
+    def __contains__(self, shapes: Hashable) -> bool:
+        return hash(shapes) in self._seen
+
     def note(self, shapes: Hashable) -> bool:
         """Count shapes; True where they are the first of too many (more than 8)."""
         with self._lock:
             known = len(self._seen)
-            self._seen.add(shapes)
+            self._seen.add(hash(shapes))
             return known == _MANY < len(self._seen)

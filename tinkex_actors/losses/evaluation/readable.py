@@ -20,18 +20,18 @@ from jax.extend.core import set_current_trace, take_current_trace
 __all__ = ["namesake", "reading"]
 
 
-def reading(function: Callable[[list[Any]], Any]) -> Callable[[list[Any]], Any]:
+def reading(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Return a function of arrays that hands readable ones to ``function``; for ``jax.value_and_grad``, uncompiled.
 
     Args:
-        function: of a list of arrays; what it returns is a tree of arrays.
+        function: of an array, or of lists of arrays; what it returns is a tree of arrays.
     """
 
-    def read(rows: list[Any]) -> Any:
+    def read(given: Any) -> Any:
         with take_current_trace() as outer:
             trace = _ReadableTrace(outer)
             with set_current_trace(trace):  # type: ignore[no-untyped-call]
-                result = function([trace.wrap(row) for row in rows])
+                result = function(jax.tree.map(trace.wrap, given))
             return jax.tree.map(trace.lower, result)
 
     return read

@@ -12,25 +12,30 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tinkex_actors.losses.evaluation.readable import reading
+
 __all__ = ["gradient_norm", "norm", "pull_back", "weighted_sum"]
 
 Term = Callable[[Any], tuple[Any, Any]]
 """From logprobs to ``(scalar, metrics)``."""
 
 
-def pull_back(terms: Sequence[Term], logprobs: Any) -> tuple[list[jax.Array], list[Any], list[Any]]:
+def pull_back(
+    terms: Sequence[Term], logprobs: Any, *, readable: bool = False
+) -> tuple[list[jax.Array], list[Any], list[Any]]:
     """Return the values, the metrics and the gradients of terms, from one pass forward and one back.
 
     Args:
         terms: JAX functions of the logprobs, each ``(scalar, metrics)``, the metrics being numbers.
         logprobs: an array, or a list of arrays.
+        readable: let terms take numbers out of arrays; where this is not compiled.
     """
 
     def every(copies: list[Any]) -> tuple[list[jax.Array], list[Any]]:
         results = [term(copy) for term, copy in zip(terms, copies, strict=True)]
         return [jnp.sum(jnp.asarray(value, jnp.result_type(float))) for value, _ in results], [m for _, m in results]
 
-    values, pull, metrics = jax.vjp(every, [logprobs] * len(terms), has_aux=True)
+    values, pull, metrics = jax.vjp(reading(every) if readable else every, [logprobs] * len(terms), has_aux=True)
     (gradients,) = pull([jnp.ones_like(value) for value in values])
     return values, metrics, gradients
 

@@ -146,7 +146,8 @@ class RegularizerPipeline:
             found = self._fused.run(data, logprobs, weights)
         else:
             terms = [lambda at: base(data, at), *(self._term(spec, data) for spec in self.regularizers)]
-            found = _walk(terms, [jnp.asarray(row) for row in logprobs], weights, norms=self.track_grad_norms)
+            at = [jnp.asarray(row) for row in logprobs]
+            found = _walk(terms, at, weights, norms=self.track_grad_norms, readable=True)
         values, metrics, norms, total_norm, gradients = found
         shares = [
             Share(spec.name, value, weight, own, grad_norm)
@@ -298,8 +299,10 @@ def check_base(base: object) -> None:
         return
 
 
-def _walk(terms: Sequence[Callable[[Any], Any]], at: Any, weights: Sequence[float], *, norms: bool) -> Any:
-    values, metrics, gradients = pull_back([_numbers(term) for term in terms], at)
+def _walk(
+    terms: Sequence[Callable[[Any], Any]], at: Any, weights: Sequence[float], *, norms: bool, readable: bool = False
+) -> Any:
+    values, metrics, gradients = pull_back([_numbers(term) for term in terms], at, readable=readable)
     total = weighted_sum(gradients, weights)
     if not norms:
         return values, metrics, [None] * len(values), None, total
