@@ -114,7 +114,9 @@ def find_loss(name: str) -> Loss:
         InputError: there is none; the message lists those there are.
     """
     if name not in LOSSES:
-        raise InputError(f"loss_fn {name!r} is not supported by this engine; use one of {', '.join(sorted(LOSSES))}")
+        why = ", since its formula is not published" if name == "stable_reinforce" else ""
+        known = ", ".join(sorted(LOSSES))
+        raise InputError(f"loss_fn {name!r} is not supported by this engine{why}; use one of {known}")
     return LOSSES[name]
 
 
