@@ -6,6 +6,7 @@ moment; the server goes on as it is.
 
 from __future__ import annotations
 
+import random
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -16,10 +17,13 @@ import pytest
 
 from tests.plugins.every_server import over_http
 from tests.runs.test_run import Stop, durable, example, go_on, left_alive, plain, service_in
-from tinkex_actors import AdamParams, ModelInput, SamplingParams
+from tinkex_actors import AdamParams, Config, LoraConfig, ModelInput, RunDivergedError, SamplingParams, ServiceClient
 from tinkex_actors.engine.service.call import EngineOptions
-from tinkex_actors.runs import Step
+from tinkex_actors.runs import DurableRun, Step
 from tinkex_actors.runs.journal.file import JOURNAL, read_journal
+from tinkex_actors.testing import virtual_time
+from tinkex_actors.testing.model_server import ModelServer
+from tinkex_actors.wire.exchange import Request, Response
 
 KILLED_IN, TOTAL = 3, 6
 PLACES = ("passed", "updating", "updated")
@@ -95,3 +99,62 @@ async def test_what_a_program_was_given_to_train_on_is_in_the_journal(tmp_path: 
             assert drawn.sequences[0].tokens
             assert (step.index, 0) in read_journal(tmp_path / f"image-{step.index}").samples
             step.skip()
+
+
+class Left:
+    """A server that outlives the services that use it."""
+
+    def __init__(self, server: ModelServer) -> None:
+        self._server = server
+
+    async def send(self, request: Request) -> Response:
+        return await self._server.send(request)
+
+    async def close(self) -> None:
+        """Stay."""
+
+
+async def opened_on(server: ModelServer, folder: Path, *, leave_in: int | None) -> DurableRun:
+    """Open the run, do four steps, or leave it in the middle of one; returns the run."""
+    service = ServiceClient(config=Config(base_url="http://127.0.0.1:1", telemetry=False), transport=Left(server))
+    try:
+        async with DurableRun.open(folder, service, model="m", lora=LoraConfig(rank=4)) as run:
+            async for step in run.steps(4, checkpoint_every=2):
+                await step.forward_backward([example(step.index)], "cross_entropy")
+                if step.index == leave_in:
+                    raise Stop
+                await step.optim_step(AdamParams())
+    finally:
+        await service.close(finish=False)
+    return run
+
+
+@virtual_time()
+async def test_a_server_that_does_not_know_a_request_again_is_found_out_and_the_run_goes_back(tmp_path: Path) -> None:
+    server = ModelServer(random.Random(0))
+    with suppress(Stop):
+        await opened_on(server, tmp_path, leave_in=3)
+    server.numbered = False
+    with pytest.raises(RunDivergedError, match="not what the history says"):
+        await opened_on(server, tmp_path, leave_in=None)
+    (note,) = read_journal(tmp_path).notes
+    assert "applied twice" in note[3]
+    assert "reattach=False" in note[3]
+
+    run = await opened_on(server, tmp_path, leave_in=None)
+
+    assert run.way == "restored"
+    assert [row.index for row in read_journal(tmp_path).history] == [0, 1, 2, 3]
+
+
+@virtual_time()
+async def test_a_server_that_knows_a_request_again_answers_with_the_same_promise(tmp_path: Path) -> None:
+    server = ModelServer(random.Random(0))
+    with suppress(Stop):
+        await opened_on(server, tmp_path, leave_in=3)
+    run = await opened_on(server, tmp_path, leave_in=None)
+
+    assert run.way == "attached"
+    assert read_journal(tmp_path).notes == []
+    numbers = [number for number, _ in server.applied[read_journal(tmp_path).openings[-1].model_id]]
+    assert numbers == sorted(set(numbers))

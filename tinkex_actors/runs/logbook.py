@@ -44,6 +44,12 @@ def clock() -> str:
     return datetime.now(UTC).isoformat()
 
 
+_DIVERGED = (
+    "The living model is not what the history says, as the run's last note tells. Open the run again: it goes back to "
+    "its last checkpoint."
+)
+
+
 def step_metrics(outputs: list[ForwardBackwardOutput]) -> dict[str, float]:
     """Return the metrics of a step's passes as one; of names that do not say how to add them up, the last ones."""
     if len(outputs) < 2:
@@ -112,7 +118,7 @@ class Logbook:
     def send(self, step: int, place: int, kind: str, content: Any, call: Call) -> ApiFuture[Any]:
         """Submit a training request to the model that there is now; arguments and errors as of :meth:`submit`."""
         self.desk.check()
-        self._check_repeat(step, kind, content)
+        repeated = self._repeated(step, kind, content)
         first = next_number(self.training)
         future = call(self.training)
         number = next(self._numbers)
@@ -130,7 +136,7 @@ class Logbook:
                 at=clock(),
             )
         )
-        future.add_done_callback(lambda ended: self._ended(number, ended))
+        future.add_done_callback(lambda ended: self._ended(number, ended, repeated))
         return future
 
     def commit(self, row: HistoryRow) -> None:
@@ -165,10 +171,13 @@ class Logbook:
         _log.warning(f"run.{kind}", run=self.folder, step=step, text=text)
         self.desk.add(Note(at=clock(), kind=kind, text=text, step=step))
 
-    def _check_repeat(self, step: int, kind: str, content: Any) -> None:
+    def _repeated(self, step: int, kind: str, content: Any) -> SentRow | None:
+        """The request that the living model has had under the next number, and is now sent again."""
+        if self.diverged:
+            raise RunDivergedError(_DIVERGED, path=self.folder)
         expected = self.repeats.pop(next_number(self.training), None) if self.repeats else None
         if expected is None:
-            return
+            return None
         if (expected.step, expected.kind, expected.digest) != (step, kind, digest_of(content)):
             self.diverged = True
             text = (
@@ -178,14 +187,23 @@ class Logbook:
             )
             self.note("diverged", text, step)
             raise RunDivergedError(text, path=self.folder)
+        return expected
 
-    def _ended(self, number: int, future: ApiFuture[Any]) -> None:
+    def _ended(self, number: int, future: ApiFuture[Any], repeated: SentRow | None) -> None:
         state, outcome = "cancelled", None
         if not future.cancelled():
             error = future.peek()
             state = "done" if error is None else "failed"
             outcome = getattr(future.result(), "metrics", None) if error is None else str(error)
         requests = list(future.ids.get("request_ids", ()))
+        if repeated is not None and repeated.promises and requests and set(repeated.promises) != set(requests):
+            self.diverged = True
+            text = (
+                f"{repeated.kind} of step {repeated.step} was sent again under number {repeated.first_seq}, and the "
+                "server took it for another request: it was applied twice. Open the run with reattach=False on this "
+                "server, or set Config(resend_training=False)."
+            )
+            self.note("diverged", text, repeated.step)
         self.desk.add(
             OperationEnded(epoch=self.epoch, number=number, state=state, request_ids=requests, outcome=outcome)
         )

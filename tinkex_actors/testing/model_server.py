@@ -157,6 +157,7 @@ class ModelServer:
         self._restarts = 0
         self._lost_models: set[str] = set()
         self._refused: set[tuple[str, int]] = set()
+        self._sessions: dict[str, str] = {}
         self._ids = itertools.count()
         self._keys: dict[tuple[Any, ...], str] = {}
         self._promises: dict[str, _Promise] = {}
@@ -165,7 +166,6 @@ class ModelServer:
         self._answers: dict[str, Callable[[Any, dict[str, str]], Any]] = {
             "client_config": lambda *_: self.flags,
             "dynamic_config": lambda *_: ClientDynamicConfigResponse(),
-            "create_session": lambda *_: CreateSessionResponse(session_id="sess"),
             "session_heartbeat": lambda *_: SessionHeartbeatResponse(),
             "finish_session": lambda *_: None,
             "telemetry": lambda *_: TelemetryResponse(),
@@ -265,6 +265,12 @@ class ModelServer:
             if self.rng.random() < self.faults.unpaid:
                 return encode_error(402, "pay first")
             return await self._retrieve(message.request_id, request.headers.get("Accept", ""))
+        if route.name == "create_session":
+            # The first is "sess"; asked for again under its key it is the same one.
+            key = request.headers.get("X-Idempotency-Key", "")
+            number = len(self._sessions)
+            name = self._sessions.setdefault(key, f"sess-{number}" if number else "sess")
+            return encode_response(route, CreateSessionResponse(session_id=name))
         if route.name == "asample" and self.rng.random() < self.faults.limited:
             return encode_error(429, "slow down")
         if getattr(message, "seq_id", None) is not None and getattr(message, "model_id", None) is not None:

@@ -89,7 +89,11 @@ class OpeningRow(Opening, frozen=True, kw_only=True):
 
 
 class SentRow(msgspec.Struct, frozen=True, kw_only=True):
-    """A training request of the last opening that no committed step stands behind."""
+    """A training request of the last opening that no committed step stands behind.
+
+    Args:
+        promises: the server's names for it, where its answer was awaited.
+    """
 
     step: int
     place: int
@@ -97,6 +101,7 @@ class SentRow(msgspec.Struct, frozen=True, kw_only=True):
     first_seq: int
     count: int
     digest: str
+    promises: list[str] = []
 
 
 class Record(msgspec.Struct, kw_only=True):
@@ -143,8 +148,8 @@ def read_record(connection: sqlite3.Connection) -> Record:
     ]
     next_seq = _next_seq(openings, history, checkpoints)
     sent = connection.execute(
-        "SELECT step, place, kind, first_seq, count, digest FROM operations WHERE model_id = ? AND first_seq >= ? "
-        "ORDER BY first_seq, epoch",
+        "SELECT step, place, kind, first_seq, count, digest, request_ids AS promises FROM operations "
+        "WHERE model_id = ? AND first_seq >= ? ORDER BY first_seq, epoch",
         (openings[-1].model_id if openings else "", next_seq),
     )
     samples = connection.execute("SELECT step, place, digest, response FROM samples")
@@ -155,7 +160,7 @@ def read_record(connection: sqlite3.Connection) -> Record:
         checkpoints=checkpoints,
         openings=openings,
         next_seq=next_seq,
-        sent=[SentRow(**dict(row)) for row in sent],
+        sent=[SentRow(**{**dict(row), "promises": _json(row["promises"]) or []}) for row in sent],
         samples={(row["step"], row["place"]): (row["digest"], row["response"]) for row in samples},
         notes=[tuple(row) for row in connection.execute("SELECT at, step, kind, text FROM notes ORDER BY id")],
     )
