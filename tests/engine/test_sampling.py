@@ -9,6 +9,7 @@ import pytest
 
 from tests.plugins.numerics import Floats, adapter, log_softmax, reference_logits, tiny, tokens
 from tinkex_actors.engine.core import BaseModel, DecodeParams, Example, forward_backward, prompt_logprobs, sample
+from tinkex_actors.engine.core.sampling import decoding
 from tinkex_actors.errors import ClosedError, InputError
 
 # They compile, which takes seconds until the cache is warm.
@@ -77,6 +78,27 @@ def test_the_cache_equals_the_full_forward_pass_and_the_trainer() -> None:
         targets = {"target_tokens": whole[1:].astype(np.int64)}
         trained = forward_backward(tiny(), HELD, [Example(whole[:-1], targets)], "cross_entropy", backward=False)
         np.testing.assert_allclose(trained.logprobs[0][19:], answer.logprobs, atol=1e-4)
+
+
+def test_a_share_of_the_total_finds_its_token_and_never_one_without_weight() -> None:
+    rng = np.random.default_rng(5)
+    for size in (7, 256, 513, 49152):
+        weights = rng.exponential(size=(16, size)).astype(np.float32)
+        weights[:, rng.random(size) < 0.7] = 0
+        weights[:, size // 3] = 1e-3
+        weights[0] = np.eye(1, size, size - 1)
+        weights[1] = np.eye(1, size, 0)
+        shares = rng.random(16).astype(np.float32)
+        shares[2:4] = 0, np.nextafter(np.float32(1), np.float32(0))
+        found = np.asarray(decoding._at_share(weights, shares))
+        rows = np.arange(16)
+        assert (weights[rows, found] > 0).all()
+        # In exact sums the share lies within the token, up to the rounding of float32.
+        sums = np.cumsum(weights.astype(np.float64), axis=1)
+        after = sums[rows, found] / sums[:, -1]
+        before = after - weights[rows, found] / sums[:, -1]
+        assert (before - 1e-5 <= shares).all()
+        assert (shares <= after + 1e-5).all()
 
 
 def test_logprobs_ignore_temperature_and_truncation() -> None:

@@ -165,8 +165,8 @@ def sample(
 ) -> list[Sampled]:
     """Draw answers to one prompt. Equal arguments give equal bits.
 
-    Answer ``i`` of a seed has its own noise, so the first answers of a larger ``count`` are those of a smaller one
-    (up to the last bits of the logprobs, which depend on the number of rows).
+    Answer ``i`` of a seed has random numbers of its own, so the first answers of a larger ``count`` are those of a
+    smaller one (up to the last bits of the logprobs, which depend on the number of rows).
 
     Args:
         base: the model.

@@ -29,6 +29,9 @@ from tinkex_actors.engine.core.model import BaseModel
 
 __all__ = ["Choice", "Layered", "Rows", "cut", "draw", "empty", "head", "read", "regroup", "seat"]
 
+# Running sums are taken over so many tokens at a time, and over these blocks.
+_BLOCK = 256
+
 
 class _Layer(NamedTuple):
     """One layer's weights, and its row of ``lora.by_layer`` where there is an adapter."""
@@ -104,16 +107,22 @@ def read(model: Layered, tokens: npt.NDArray[np.int32]) -> Rows:
     for layer in model.layers:
         x, cache = _read_layer(x, layer, tables, model.config, model.spec)
         caches.append(cache)
-    return Rows(_at(x, np.int32(tokens.size - 1)), tuple(caches))
+    return Rows(jax.device_put(np.asarray(x)[tokens.size - 1]), tuple(caches))
 
 
 def empty(rows: int, capacity: int, config: ModelConfig) -> Rows:
     """Return rows with nobody in them and room for ``capacity`` tokens each."""
     keys, values = (config.head_dim, capacity), (capacity, config.head_dim)
     caches = tuple(
-        _Cache(*(jnp.zeros((rows, config.kv_heads, *shape)) for shape in (keys, values))) for _ in range(config.layers)
+        _Cache(*(_zeros(rows, config.kv_heads, *shape) for shape in (keys, values))) for _ in range(config.layers)
     )
-    return Rows(jnp.zeros((rows, config.hidden)), caches)
+    return Rows(_zeros(rows, config.hidden), caches)
+
+
+def _zeros(*shape: int) -> jax.Array:
+    # jnp.zeros would compile a program for every shape. It must be memory of JAX's own, since it will be given away.
+    zeros: jax.Array = jax.device_put(np.zeros(shape, np.float32), may_alias=False)
+    return zeros
 
 
 def seat(rows: Rows, prompt: Rows, row: int) -> Rows:
@@ -134,8 +143,7 @@ def regroup(rows: Rows, indices: npt.NDArray[np.int32]) -> Rows:
 def draw(model: Layered, rows: Rows, choice: Choice, offset: int, truncated: bool) -> tuple[Rows, jax.Array, jax.Array]:
     """Draw the next token of every row, and run it through the layers.
 
-    The noise of a token depends on the seed, its sample index and its index in the answer only. With ``truncated`` it
-    goes to the tokens by their rank.
+    The random number behind a token depends on the seed, its sample index and its index in the answer only.
 
     Args:
         model: of ``cut``.
@@ -183,12 +191,6 @@ def _read_layer(
         return attend_causal(q, k, v, 1, config), _Cache(k.transpose(1, 2, 0), v.transpose(1, 0, 2))
 
     return decoder_layer(x, layer.weights, _lora(layer, config, spec), tables, config, attend)
-
-
-@jax.jit
-def _at(x: jax.Array, index: jax.Array) -> jax.Array:
-    found: jax.Array = lax.dynamic_index_in_dim(x, index, keepdims=False)
-    return found
 
 
 @partial(jax.jit, donate_argnums=0)
@@ -266,21 +268,43 @@ def _pick(scores: jax.Array, choice: Choice, indices: jax.Array, truncated: bool
     greedy = choice.temperature <= 0
     tempered = scores / jnp.where(greedy, 1.0, choice.temperature)[:, None]
 
-    # Adding Gumbel noise and taking the largest draws from the softmax (Gumbel-max).
-    def noise_of(seed: jax.Array, sample: jax.Array, index: jax.Array) -> jax.Array:
+    def share_of(seed: jax.Array, sample: jax.Array, index: jax.Array) -> jax.Array:
         root = jax.random.wrap_key_data(seed, impl="threefry2x32")
-        return jax.random.gumbel(jax.random.fold_in(jax.random.fold_in(root, sample), index), scores.shape[1:])
+        return jax.random.uniform(jax.random.fold_in(jax.random.fold_in(root, sample), index))
 
-    noise = jax.vmap(noise_of)(choice.seeds, choice.samples, indices)
+    shares = jax.vmap(share_of)(choice.seeds, choice.samples, indices)
     if not truncated:
-        drawn = jnp.argmax(tempered + noise, axis=-1)
+        drawn = _at_share(jnp.exp(tempered - tempered.max(axis=-1, keepdims=True)), shares)
     else:
         order = jnp.argsort(tempered, axis=-1, descending=True, stable=True)
         ranked = jnp.take_along_axis(tempered, order, axis=-1)
         kept = _keep(ranked, choice.top_k[:, None], choice.top_p[:, None])
-        rank = jnp.argmax(jnp.where(kept, ranked + noise, -jnp.inf), axis=-1)
+        rank = _at_share(jnp.where(kept, jnp.exp(ranked - ranked[:, :1]), 0.0), shares)
         drawn = jnp.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
     return jnp.where(greedy, jnp.argmax(scores, axis=-1), drawn).astype(jnp.int32)
+
+
+def _at_share(weights: jax.Array, shares: jax.Array) -> jax.Array:
+    """Return where in each row of ``weights`` ``[B, V]`` its running sum passes a share of its total: int32 ``[B]``.
+
+    One random number a row, where Gumbel noise takes one a token: with 16 rows that noise took a quarter of a step.
+    """
+    rows, size = weights.shape
+    blocks = jnp.pad(weights, ((0, 0), (0, -size % _BLOCK))).reshape(rows, -1, _BLOCK)
+    sums = jnp.cumsum(blocks.sum(axis=-1), axis=-1)
+    target = shares * sums[:, -1]
+    block = _first_past(sums, target)
+    before = jnp.where(block > 0, jnp.take_along_axis(sums, jnp.maximum(block - 1, 0)[:, None], axis=1)[:, 0], 0.0)
+    inside = jnp.take_along_axis(blocks, block[:, None, None], axis=1)[:, 0]
+    # What has no weight is never found, however the sums are rounded.
+    running = jnp.where(inside > 0, jnp.cumsum(inside, axis=-1), -1.0)
+    return block * _BLOCK + _first_past(running, jnp.maximum(target - before, 0.0))
+
+
+def _first_past(sums: jax.Array, target: jax.Array) -> jax.Array:
+    # Where rounding leaves none past the target, the last one stands in.
+    past = sums > target[:, None]
+    return jnp.where(past.any(axis=-1), jnp.argmax(past, axis=-1), jnp.argmax(sums, axis=-1))
 
 
 def _keep(ranked: jax.Array, top_k: jax.Array, top_p: jax.Array) -> jax.Array:
