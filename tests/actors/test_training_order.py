@@ -60,7 +60,7 @@ async def test_a_large_batch_is_posted_first_chunk_last_and_combined_in_order() 
     assert result.metrics["loss:sum"] == 2500.0
 
 
-@seeds(200)
+@seeds(25)
 async def test_nothing_is_lost_or_repeated_when_connections_break() -> None:
     loop = asyncio.get_running_loop()
     rng = random.Random(loop.seed)  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ async def test_nothing_is_lost_or_repeated_when_connections_break() -> None:
     assert (passes, updates) == ([1.0, 3.0, 5.0], [2.0, 4.0, 6.0])
 
 
-@seeds(200)
+@seeds(25)
 async def test_a_step_survives_its_actors_being_killed_within_the_restart_limits() -> None:
     loop = asyncio.get_running_loop()
     rng = random.Random(loop.seed)  # type: ignore[attr-defined]
