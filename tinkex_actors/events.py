@@ -26,7 +26,14 @@ from tinkex_actors.actors.loss_events import (
     RegularizerStarted,
     RegularizerStopped,
 )
-from tinkex_actors.actors.recovery import RecoveryCompleted, RecoveryExhausted, RecoveryFailed, RecoveryStarted
+from tinkex_actors.actors.recovery import (
+    RecoveryCompleted,
+    RecoveryDetected,
+    RecoveryExhausted,
+    RecoveryFailed,
+    RecoveryLookFailed,
+    RecoveryStarted,
+)
 from tinkex_actors.actors.sequencer.events import QueuePaused, QueueResumed, SequenceBroken
 from tinkex_actors.actors.session.events import (
     ConfigRefreshed,
@@ -55,8 +62,10 @@ __all__ = [
     "QueuePaused",
     "QueueResumed",
     "RecoveryCompleted",
+    "RecoveryDetected",
     "RecoveryExhausted",
     "RecoveryFailed",
+    "RecoveryLookFailed",
     "RecoveryStarted",
     "RegularizerFailed",
     "RegularizerStarted",

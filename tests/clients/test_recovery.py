@@ -24,7 +24,14 @@ from tinkex_actors import (
     TrainingClient,
 )
 from tinkex_actors.engine.transport import LocalTransport
-from tinkex_actors.events import RecoveryCompleted, RecoveryExhausted, RecoveryFailed, RecoveryStarted
+from tinkex_actors.events import (
+    RecoveryCompleted,
+    RecoveryDetected,
+    RecoveryExhausted,
+    RecoveryFailed,
+    RecoveryLookFailed,
+    RecoveryStarted,
+)
 from tinkex_actors.runtime import ActorSystem
 from tinkex_actors.wire.exchange import Request, Response
 
@@ -39,11 +46,14 @@ class Losing:
         self._inner = inner
         self.corrupted: set[str] = set()
         self.refuse = 0
+        self.forbid = False
 
     async def send(self, request: Request) -> Response:
         if "load_weights" in request.path and self.refuse:
             self.refuse -= 1
             return Response(404, {"content-type": "application/json"}, b'{"detail": "no such checkpoint"}')
+        if self.forbid and request.path.startswith("/api/v1/training_runs/"):
+            return Response(403, {"content-type": "application/json"}, b'{"detail": "not yours"}')
         answer = await self._inner.send(request)
         if any(request.path.startswith(f"/api/v1/training_runs/{run}?") for run in self.corrupted):
             answer.body = msgspec.json.encode(msgspec.json.decode(answer.body) | {"corrupted": True})
@@ -156,6 +166,25 @@ async def test_attempts_are_made_again_and_end(tmp_path: Path) -> None:
         assert run.error is error
         assert "given up" in repr(run)
         assert told.events[-1] == RecoveryExhausted(run_id, 2, str(error))
+
+
+async def test_what_was_found_is_told_and_what_could_not_be_asked(tmp_path: Path) -> None:
+    async with trained(tmp_path) as (service, transport, training, _):
+        told: asyncio.Queue[Any] = asyncio.Queue()
+        service.system.events.subscribe(told.put_nowait, RecoveryDetected, RecoveryLookFailed)
+        transport.forbid = True
+        run = service.watch(training, SOON)
+        async with asyncio.timeout(20.0):
+            failed = await told.get()
+            assert (type(failed), failed.run_id) == (RecoveryLookFailed, training.model_id)
+            assert "not yours" in failed.error
+            transport.corrupted.add(training.model_id)
+            transport.forbid = False
+            while isinstance(found := await told.get(), RecoveryLookFailed):
+                pass
+        assert found == RecoveryDetected(training.model_id, "corrupted")
+        assert told.empty()
+        run.stop()
 
 
 async def test_a_run_without_a_checkpoint_is_given_up_with_a_reason(tmp_path: Path) -> None:

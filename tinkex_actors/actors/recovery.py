@@ -13,6 +13,7 @@ import msgspec
 from tinkex_actors.actors.desk import Desk
 from tinkex_actors.errors import APIStatusError, ConfigError, InputError, TinkexError
 from tinkex_actors.machines import recovery
+from tinkex_actors.redaction import redact
 from tinkex_actors.runtime import Actor, handler
 from tinkex_actors.runtime.log import Logger
 from tinkex_actors.types import GetTrainingRunRequest
@@ -28,13 +29,29 @@ __all__ = [
     "Recovery",
     "RecoveryCompleted",
     "RecoveryDesk",
+    "RecoveryDetected",
     "RecoveryExhausted",
     "RecoveryFailed",
+    "RecoveryLookFailed",
     "RecoveryStarted",
     "Watch",
 ]
 
 _log = Logger("tinkex_actors.recovery")
+
+
+class RecoveryDetected(msgspec.Struct, frozen=True, tag="recovery.detected"):
+    """A watched run was found to be lost: ``corrupted``, ``404``, ``410``, or ``reported`` by whoever noticed."""
+
+    run_id: str
+    reason: str
+
+
+class RecoveryLookFailed(msgspec.Struct, frozen=True, tag="recovery.look_failed"):
+    """The server could not be asked how a run is; it is asked again."""
+
+    run_id: str
+    error: str
 
 
 class RecoveryStarted(msgspec.Struct, frozen=True, tag="recovery.started"):
@@ -220,7 +237,13 @@ class Recovery(Actor):
         self._take(recovery.Due())
 
     def _take(self, event: recovery.Event) -> None:
-        for effect in recovery.step(self._desk.state, event, self.system.now()):
+        runs = self._desk.state.runs
+        watched = [run_id for run_id in (_reported(event),) if run_id in runs and runs[run_id].phase == "watched"]
+        effects = recovery.step(self._desk.state, event, self.system.now())
+        for run_id in watched:
+            if run_id not in runs or runs[run_id].phase != "watched":
+                self.system.events.publish(RecoveryDetected(run_id, _reason(event)))
+        for effect in effects:
             self._perform(effect)
 
     def _perform(self, effect: recovery.Effect) -> None:
@@ -242,9 +265,12 @@ class Recovery(Actor):
             run = await self._link.exchange(ROUTES["get_training_run"], GetTrainingRunRequest(), path=path)
         except APIStatusError as error:
             _log.info("run.not_seen", run_id=run_id, status=error.status_code)
+            if error.status_code not in (404, 410):
+                self.system.events.publish(RecoveryLookFailed(run_id, redact(str(error))))
             self._desk.tell(recovery.Looked(run_id, status=error.status_code))
         except TinkexError as error:
             _log.info("run.not_seen", run_id=run_id, error=str(error))
+            self.system.events.publish(RecoveryLookFailed(run_id, redact(str(error))))
             self._desk.tell(recovery.Looked(run_id))
         else:
             newest = run.last_checkpoint.tinker_path if run.last_checkpoint is not None else None
@@ -291,6 +317,16 @@ class Recovery(Actor):
         _log.error("run.given_up", run_id=run_id, attempts=attempts, error=str(watch.error))
         self.system.events.publish(RecoveryExhausted(run_id, attempts, str(watch.error)))
         _call(watch.exhausted, watch.error)
+
+
+def _reported(event: recovery.Event) -> str:
+    return event.run_id if isinstance(event, (recovery.Looked, recovery.Lost)) else ""
+
+
+def _reason(event: recovery.Event) -> str:
+    if not isinstance(event, recovery.Looked):
+        return "reported"
+    return "corrupted" if event.corrupted else str(event.status)
 
 
 def _call(callback: Callable[..., object], *args: object) -> None:
