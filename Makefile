@@ -72,10 +72,11 @@ $(DOCS_STAMP): $(STAMP)
 docs: $(DOCS_STAMP) ## build the documentation into site/
 	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict -f docs/mkdocs.yml
 
-generate: setup ## regenerate the protobuf module from its .proto, the page of types, and the measured compatibility table
+generate: setup ## regenerate the protobuf module from its .proto, the pages of types and endpoints, a picture, and the measured compatibility table
 	@$(PY) -m tinkex_actors.wire._proto.generate
 	@$(PY) docs/types_page.py
 	@$(PY) docs/endpoints_page.py
+	@$(PY) -m tests.bench.backoff_picture
 	@WRITE_PAGES=1 $(PY) -m pytest -q tests/clients/test_compatibility_page.py
 
 clean: ## remove what the commands above made

@@ -56,7 +56,9 @@ class _Server:
         return {"none": None, "one": 1.0, "exact": (1.0 - self.tokens) / self.rate}[self.hints]
 
 
-class _World:
+class World:
+    """One of them, from its seed, under a policy."""
+
     def __init__(self, seed: int, policy: BackoffPolicy) -> None:
         self.rng = random.Random(seed)
         self.server = _Server(self.rng)
@@ -110,7 +112,7 @@ class _World:
 
 def storm(seed: int, policy: BackoffPolicy) -> Storm:
     """Simulate one."""
-    world = _World(seed, policy)
+    world = World(seed, policy)
     world.run()
     warm, server = world.lasts / 4.0, world.server
     unfair = 0.0

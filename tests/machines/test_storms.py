@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from tests.bench import backoff_picture
 from tests.bench.storms import storm
 from tinkex_actors.machines.admission.backoff import ADAPTIVE, PARITY, Backoff
 
@@ -22,3 +23,7 @@ def test_the_adaptive_policy_finds_the_servers_pace_and_beats_parity_so_it_is_th
     assert statistics.median(found.goodput for found in parity) < statistics.median(found.goodput for found in beside)
     assert statistics.median(found.refused for found in parity) > statistics.median(found.refused for found in beside)
     assert Backoff().policy is ADAPTIVE
+
+
+def test_the_picture_of_the_window_shows_the_machine_as_it_is() -> None:
+    assert backoff_picture.PICTURE.read_text(encoding="utf-8") == backoff_picture.picture(), "make generate"
