@@ -50,7 +50,7 @@ async def test_the_service_routes_answer(tmp_path: Path) -> None:
             True,
             False,
         )
-        assert await client.call("dynamic_config", asked) == types.ClientDynamicConfigResponse()
+        assert (await client.call("dynamic_config", asked)).sample_cancel_enabled
         capabilities = await client.call("get_server_capabilities")
         assert capabilities.supported_models == [
             types.SupportedModel(model_name="tiny", max_context_length=2048, trainable=True, sampleable=True)

@@ -32,7 +32,7 @@ QUIRKS: Final[dict[str, str]] = {
     "submits_answer_202": "promises are answered with status 202",
     "opaque_paths": "checkpoint paths of a shape of its own: ckpt://RUN!KIND!NAME",
     "wants_jwt": "client_config asks for the exchange of keys for tokens, and only tokens are accepted",
-    "session_polls": "client_config switches on the session's poller, joining clients and cancelled samples",
+    "session_polls": "client_config switches on the session's poller and joining clients",
     "plain_errors": 'errors are plain text instead of {"detail": ...}',
 }
 """Every switch by name, with what the server then does."""

@@ -34,7 +34,7 @@ async def client_config(cell: EngineCell, call: Call) -> ClientConfigResponse:
 
 async def dynamic_config(cell: EngineCell, call: Call) -> ClientDynamicConfigResponse:
     """Answer the flags a client reads again."""
-    return ClientDynamicConfigResponse(sample_cancel_enabled=call.options.quirks.session_polls)
+    return ClientDynamicConfigResponse(sample_cancel_enabled=not call.options.lacks("cancel_future"))
 
 
 async def get_server_capabilities(cell: EngineCell, call: Call) -> GetServerCapabilitiesResponse:
