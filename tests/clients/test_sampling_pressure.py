@@ -77,6 +77,43 @@ async def test_services_of_one_system_share_the_window_where_server_and_credenti
     assert not list(system.shared.keys()) or len(system.shared) <= 3
 
 
+@pytest.mark.parametrize("end", ["closed", "gave up"])
+@virtual_time()
+async def test_a_service_that_ends_takes_nothing_of_the_shared_window_along(end: str) -> None:
+    def service(server: ModelServer) -> ServiceClient:
+        config = Config(base_url="http://127.0.0.1:1", parity="official")
+        return ServiceClient(config=config, transport=server, system=system)
+
+    async with ActorSystem() as system:
+        mine, theirs = [ModelServer(random.Random(0), QUICK) for _ in range(2)]
+        async with service(theirs) as other:
+            beside = await other.create_sampling_client(base_model="m")
+            one = service(mine)
+            sampler = await one.create_sampling_client(base_model="m")
+            mine.faults = Faults(latency=1000.0)
+            samples = [sampler.sample(PROMPT) for _ in range(600)]
+            await settle()
+            window = beside._core.dispatcher.admission.backoff
+            assert window._posting == 400
+            if end == "gave up":
+                core = system.whereis("/service-2")
+                assert core is not None
+                core.kill()
+                await settle()
+                assert window._posting == 0
+            mine.faults = QUICK
+            await one.close()
+            assert all(sample.done() and sample.peek() is not None for sample in samples)
+            assert window._posting == 0
+            theirs.faults = Faults(latency=0.0, limited=1.0)
+            held = [beside.sample(PROMPT) for _ in range(5)]
+            await settle()
+            theirs.faults = QUICK
+            began = system.loop.time()
+            await asyncio.gather(*held)
+            assert system.loop.time() - began < 5.0, "ten at once, and nobody else's"
+
+
 @virtual_time()
 async def test_a_paused_queue_holds_new_samples_back_and_is_told_at_most_once_a_minute() -> None:
     service, server = sampling(0, QUICK)

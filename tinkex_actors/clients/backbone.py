@@ -284,10 +284,12 @@ class Backbone:
         _log.error("service.ended_early", reason=str(reason))
         self.telemetry.log_exception(error)
         self.ledger.fail_all(error)
+        self.dispatcher.give_back()
 
     async def _tear_down(self) -> None:
         try:
             await self.tree.stop()
+            self.dispatcher.give_back()
             await self._keep_telemetry()
         finally:
             try:

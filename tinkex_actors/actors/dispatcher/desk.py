@@ -263,6 +263,13 @@ class DispatcherDesk(Desk):
                 sample.future.fail(error)
         return min(due, default=None)
 
+    def give_back(self) -> None:
+        """The service has ended: give back what its samples hold of a window that other services go on to share."""
+        for sample_id in self._samples:
+            self.admission.cancelled(sample_id)  # what this lets go is cancelled in its turn
+        for held in (self._samples, self.sessions, self.due, self.later):
+            held.clear()
+
     # --- for the samples ---------------------------------------------------------------------------------------------
     def result(self, sample_id: int, result: Any) -> None:
         """The server's answer to a sample."""
