@@ -201,6 +201,20 @@ async def test_samples_are_drawn_of_the_model_that_is_back(tmp_path: Path) -> No
         assert history == whole
 
 
+async def test_actors_that_crash_on_the_way_back_are_seen_by_nobody(
+    tmp_path: Path, whole: tuple[list[Any], int]
+) -> None:
+    for victim in ("recovery/monitor", "core/courier"):
+        folder = tmp_path / victim.replace("/", "-")
+        async with service_in(folder) as (service, server), durable(folder, service) as run:
+            ref = service.system.whereis(f"/service/{victim}")
+            assert ref is not None
+            service.system.events.subscribe(lambda _, ref=ref: ref.kill(), RecoveryStarted)
+            server.losses[9] = lambda run=run, server=server: server.unload(run.training.model_id)
+            assert await train(run) == list(range(STEPS))
+            assert plain(run.history()) == whole[0]
+
+
 async def opened_and_lost(folder: Path, service: ServiceClient, server: Mortal, *at: int) -> str:
     """Open the run, with the model lost at these requests from now on, and train; returns the run's way."""
     async with durable(folder, service) as run:
