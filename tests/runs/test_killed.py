@@ -60,7 +60,7 @@ def test_a_run_ends_as_one_that_was_not_killed(
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-@pytest.mark.skipif(not MOMENTS, reason="takes a quarter of an hour: `make soak` does it")
+@pytest.mark.skipif(not MOMENTS, reason="takes half an hour and more: `make soak` does it")
 @pytest.mark.parametrize(("kind", "victim"), CASES)
 def test_wherever_a_run_is_killed_it_ends_as_one_that_was_not(
     kind: str, victim: Victim, expected: Callable[[str], Outcome], scenes: list[Scene], tmp_path: Path
