@@ -4,8 +4,8 @@ The padded shape is a pure function of the batch: the same rows give the same sh
 computed before. Lengths are padded to 64, 256, 1024, 4096, ... and rows to 8, 32, 128, 512, ...: a loss reads a number
 or two for each token, so that compiling once more costs more than the padding ever does. Where it would not, beyond
 ``COARSE_CELLS`` cells, both are padded to powers of two instead. Flat arrays, which hold the rows end to end, have room
-for all cells, or, where these are many, for 5/8 of them, 5/16, 5/32 or 5/64: lengths that are spread evenly fill half
-of the cells, exponential ones an eighth, and a room just above that fits them all.
+for all cells, or, where these are many, for 5/8 or 5/32 of them: lengths that are spread evenly fill half of the cells,
+exponential ones an eighth, and a room just above that fits them all.
 """
 
 from __future__ import annotations
@@ -50,9 +50,7 @@ def bucket_tokens(cells: int, tokens: int) -> int:
     room = cells // 8 * 5
     if cells < SPARSE_CELLS or tokens > room:
         return cells
-    while tokens <= room // 2 and room > cells // 8:
-        room //= 2
-    return room
+    return room // 4 if tokens <= room // 4 else room
 
 
 def bucket_width(choices: int) -> int:
