@@ -74,7 +74,30 @@ async def test_services_of_one_system_share_the_window_where_server_and_credenti
             await held
             await refused
         del windows
-    assert not list(system.shared.keys()) or len(system.shared) <= 3
+    assert len(system.shared) <= 2 * 3, "a window and its desks for each"
+
+
+@pytest.mark.parametrize("parity", ["python", "official"])
+@virtual_time()
+async def test_what_waits_in_one_service_goes_as_soon_as_anothers_probe_was_taken(parity: str) -> None:
+    def service(server: ModelServer) -> ServiceClient:
+        config = Config(base_url="http://127.0.0.1:1", parity=parity)  # type: ignore[arg-type]
+        return ServiceClient(config=config, transport=server, system=system)
+
+    async with ActorSystem() as system:
+        servers = [ModelServer(random.Random(0), QUICK) for _ in range(2)]
+        async with service(servers[0]) as one, service(servers[1]) as two:
+            probing, waiting = [await each.create_sampling_client(base_model="m") for each in (one, two)]
+            servers[0].faults = Faults(latency=0.0, limited=1.0)
+            refused = probing.sample(PROMPT)
+            await settle()
+            servers[0].faults = Faults(latency=2.0, compute=0.0)  # the probe takes a moment
+            held = [waiting.sample(PROMPT) for _ in range(5)]
+            ended: list[float] = []
+            for future in (refused, *held):
+                future.add_done_callback(lambda _: ended.append(system.loop.time()))
+            await asyncio.gather(refused, *held)
+            assert max(ended) - min(ended) < 3.0, "nobody waits for the patience that a lost probe is given"
 
 
 @pytest.mark.parametrize("end", ["closed", "gave up"])

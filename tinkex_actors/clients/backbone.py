@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinkex_actors.actors.byte_gate import ByteGate
 from tinkex_actors.actors.courier import CourierDesk
-from tinkex_actors.actors.dispatcher import DispatcherDesk
+from tinkex_actors.actors.dispatcher import DispatcherDesk, Peers
 from tinkex_actors.actors.dispatcher.words import described
 from tinkex_actors.actors.ledger import Ledger
 from tinkex_actors.actors.link import Link
@@ -85,10 +85,12 @@ class Backbone:
         self.poller = PollerDesk()
         self.courier = CourierDesk(ledger=self.ledger)
         self.recovery = RecoveryDesk()
+        backoff, peers = _window(self.system, config)
         self.dispatcher = DispatcherDesk(
             ledger=self.ledger,
             poller=self.poller,
-            backoff=_backoff(self.system, config),
+            backoff=backoff,
+            peers=peers,
             draw=self.system.rng.random,
             publish=self.system.events.publish,
             now=self.loop.time,
@@ -318,13 +320,14 @@ def _spool(config: Config) -> Spool | None:
     return Spool(config.state_dir / "telemetry" / spool_name(config.base_url, config.api_key))
 
 
-def _backoff(system: ActorSystem, config: Config) -> Backoff:
-    """The window of this server and credential; one object for every service of the system that samples with them."""
+def _window(system: ActorSystem, config: Config) -> tuple[Backoff, Peers]:
+    """The window of this server and credential, and the services of the system that share it."""
     provider = config.credential_provider
     identity = spool_name(config.base_url, config.api_key), config.credential_command, provider and id(provider)
     policy = ADAPTIVE if config.parity == "python" else PARITY
     window: Backoff = system.shared.setdefault(("sampling back-off", *identity, config.parity), Backoff(policy))
-    return window
+    peers: Peers = system.shared.setdefault(("sampling desks", *identity, config.parity), Peers())
+    return window, peers
 
 
 def _secrets(config: Config) -> Iterator[str | None]:

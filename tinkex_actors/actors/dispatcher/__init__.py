@@ -3,7 +3,7 @@
 (Protocol part 7.) A call costs one small record until it is admitted; nothing of it passes through a mailbox.
 """
 
-from tinkex_actors.actors.dispatcher.desk import DispatcherDesk
+from tinkex_actors.actors.dispatcher.desk import DispatcherDesk, Peers
 from tinkex_actors.actors.dispatcher.events import (
     BackoffWindowClosed,
     BackoffWindowOpened,
@@ -18,6 +18,7 @@ __all__ = [
     "BackoffWindowOpened",
     "Dispatcher",
     "DispatcherDesk",
+    "Peers",
     "SamplerSession",
     "SamplingQueuePaused",
     "SamplingQueueResumed",

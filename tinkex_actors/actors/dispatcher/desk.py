@@ -32,13 +32,17 @@ if TYPE_CHECKING:
     from tinkex_actors.machines.admission.backoff import Backoff
     from tinkex_actors.types import SampleRequest
 
-__all__ = ["DispatcherDesk"]
+__all__ = ["DispatcherDesk", "Peers"]
 
 _log = Logger("tinkex_actors.sampling")
 
 _ASAMPLE = ROUTES["asample"]
 # Protocol 4.11.
 _DEBOUNCE = 60.0
+
+
+class Peers(list["DispatcherDesk"]):
+    """The desks that share a window, in the order of their making."""
 
 
 class DispatcherDesk(Desk):
@@ -48,6 +52,7 @@ class DispatcherDesk(Desk):
         ledger: opens the futures.
         poller: turns promises into results.
         backoff: the server's window, shared with the system's other services for the same server and credential.
+        peers: the desks of those services; this one joins them.
         draw: jitter in [0, 1), from the system's seeded generator.
         publish: takes the events.
         now: the system's clock.
@@ -67,6 +72,7 @@ class DispatcherDesk(Desk):
         "_ids",
         "_ledger",
         "_now",
+        "_peers",
         "_poller",
         "_publish",
         "_samples",
@@ -86,6 +92,7 @@ class DispatcherDesk(Desk):
         ledger: Ledger,
         poller: PollerDesk,
         backoff: Backoff,
+        peers: Peers,
         draw: Callable[[], float],
         publish: Callable[[object], None],
         now: Callable[[], float],
@@ -105,6 +112,8 @@ class DispatcherDesk(Desk):
         self._poller = poller
         self._draw = draw
         self._publish = publish
+        self._peers = peers
+        peers.append(self)
         self._now = now
 
     def submit(
@@ -269,6 +278,8 @@ class DispatcherDesk(Desk):
             self.admission.cancelled(sample_id)  # what this lets go is cancelled in its turn
         for held in (self._samples, self.sessions, self.due, self.later):
             held.clear()
+        if self in self._peers:
+            self._peers.remove(self)
 
     # --- for the samples ---------------------------------------------------------------------------------------------
     def result(self, sample_id: int, result: Any) -> None:
@@ -382,6 +393,9 @@ class DispatcherDesk(Desk):
             _log.info("sampling.backoff", cause=window.cause, seconds=seconds, waiting=waiting)
         elif since is not None:
             seconds = self._now() - since
+            for desk in self._peers:
+                if desk is not self:
+                    desk.tick()  # it waits for a probe of ours, and would give us up only after ten seconds
             self._publish(BackoffWindowClosed(seconds, waiting))
             _log.info("sampling.resumed", seconds=round(seconds, 3), waiting=waiting)
 
