@@ -31,6 +31,7 @@ PUBLIC = {
     "www.apache.org",
     "www.erlang.org",
     "www.rfc-editor.org",
+    "www.w3.org",  # the name of SVG
 }
 
 
