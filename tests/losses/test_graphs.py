@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow  # every function is compiled, by JAX and as a gra
 
 X = np.array([-0.3, -1.2, -2.5, -0.9, -1.7], np.float32)
 LADDER = jnp.array([3.0, 1.0, 2.0])
-PICKED = np.array([2, 0, -1])
+PICKED = np.array([2, 0, -1], np.int32)
 
 ONE: dict[str, Callable[[Any], Any]] = {
     "first": lambda lp: lp[0],
@@ -106,7 +106,7 @@ TWO: dict[str, Callable[[Any, Any], Any]] = {
     "columns": lambda lp, at: (lp[:, 1:] * lp[:, :-1]).sum(),
     "along": lambda lp, at: jnp.take_along_axis(lp, at.astype(int)[:, None], axis=1).sum(),
     "points": lambda lp, at: (lp[jnp.arange(lp.shape[0]), at.astype(int)] ** 2).sum(),
-    "taken": lambda lp, at: (lp[at.astype(int)] * lp).sum() + lp[:, np.array([1, 0])].sum(),
+    "taken": lambda lp, at: (lp[at.astype(int)] * lp).sum() + lp[:, np.array([1, 0], np.int32)].sum(),
     "sorted": lambda lp, at: (jnp.sort(lp, axis=1)[:, 0] * jnp.sort(lp, axis=0)[0].sum()).sum(),
     "wide": lambda lp, at: (lp * jnp.arange(lp.shape[1])).sum() + jnp.pad(lp, ((1, 0), (0, 1))).sum(),
     "best": lambda lp, at: lp.max(axis=1).sum() + (jnp.argmax(lp, axis=1) * lp[:, 0]).sum(),

@@ -102,9 +102,7 @@ def trace_loss(fn: Callable[..., Any], inputs: list[CustomLossInput]) -> CustomL
         return [result[0], *result[1].values()]
 
     try:
-        # With 64 bits, or JAX warns of places given as numpy's integers. torch's whole numbers have 64, too.
-        with jax.enable_x64(True):
-            closed = jax.make_jaxpr(outputs)(*arguments)
+        closed = jax.make_jaxpr(outputs)(*arguments)
     except LossError:
         raise
     except InputError:
