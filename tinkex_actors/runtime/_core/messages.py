@@ -28,8 +28,8 @@ Message: TypeAlias = "tuple[Any, ...]"
 
 POSITIONAL = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
-# ``Cell.put`` and ``Cell.schedule`` with their usual cases written out: two calls less for each message. A state that is
-# falsy is IDLE, and 1 is READY: this text is compiled in modules that do not know those names.
+# ``Cell.put`` and ``Cell.schedule`` with their usual cases written out: two calls less for each message. A falsy state
+# is IDLE, and 1 is READY: this text is compiled in modules that do not know those names.
 CAST = """\
     __cell = _proxy._cell
     __box = __cell.box
