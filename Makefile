@@ -27,7 +27,7 @@ demo: setup ## fine-tune a real language model on this machine, with no key
 	@$(PY) -m tinkex_actors demo
 
 test: setup ## the whole test suite, in two processes
-	@$(PY) -m pytest -q -n 2 --dist loadfile
+	@$(PY) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: setup ## the tests that take no compilation and no second process
 	@$(PY) -m pytest -q -m "not slow and not smollm and not peer"
