@@ -110,11 +110,6 @@ class _Divergence(Regularizer):
             rows = [jnp.stack(rows)]
         return shaped_as(owner, "the reference", rows, values)
 
-    def evaluate(
-        self, values: jax.Array, present: jax.Array | None, reference: Any, key: Any
-    ) -> tuple[jax.Array, Metrics]:
-        raise NotImplementedError
-
     def _pair(self, values: jax.Array, present: jax.Array | None, reference: Any) -> tuple[jax.Array, jax.Array]:
         own = lax.stop_gradient(values) if self.parity else values
         other = lax.stop_gradient(jnp.asarray(reference, values.dtype))

@@ -35,11 +35,6 @@ class _Norm(Regularizer):
     def reads_rows(self) -> bool:
         return not isinstance(self.target, tuple)
 
-    def evaluate(
-        self, values: jax.Array, present: jax.Array | None, reference: Any, key: Any
-    ) -> tuple[jax.Array, Metrics]:
-        raise NotImplementedError
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class L1(_Norm):
