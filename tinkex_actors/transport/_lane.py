@@ -15,6 +15,7 @@ from aiohttp import hdrs
 from yarl import URL
 
 from tinkex_actors.errors import LocalWireError
+from tinkex_actors.transport._limits import read_within
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -120,12 +121,7 @@ class Lane:
         if size is not None and (int(size) > self._budget or "Content-Encoding" not in message.headers):
             return message.code, message.headers, None if int(size) > self._budget else await payload.read()
         # Without a length, or compressed: only the reading shows how much it is.
-        found = bytearray()
-        while chunk := await payload.readany():
-            found += chunk
-            if len(found) > self._budget:
-                return message.code, message.headers, None
-        return message.code, message.headers, bytes(found)
+        return message.code, message.headers, await read_within(payload, self._budget)
 
     def _head(self, request: Request) -> bytes:
         headers: Mapping[str, str] = {**self._always, **request.headers}

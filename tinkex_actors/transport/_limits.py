@@ -11,10 +11,21 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Mapping
 
+    import aiohttp
+
     from tinkex_actors.config import Config
     from tinkex_actors.wire.exchange import Request
 
-__all__ = ["MAX_REDIRECTS", "REDIRECTS", "Words", "kept_headers", "pool_limits", "sample_slots", "tls_context"]
+__all__ = [
+    "MAX_REDIRECTS",
+    "REDIRECTS",
+    "Words",
+    "kept_headers",
+    "pool_limits",
+    "read_within",
+    "sample_slots",
+    "tls_context",
+]
 
 # Connections per purpose. HTTP/1.1 spends one connection on every long poll, so polls have their own connector, and
 # training has one that nothing else can fill. The polls of training and of samples share one, which has room for all
@@ -88,6 +99,16 @@ def tls_context(config: Config) -> ssl.SSLContext:
 def kept_headers(headers: Mapping[str, str], *, same_origin: bool) -> dict[str, str]:
     """Return what is sent along with a redirect: to another origin nothing that says who we are."""
     return {name: value for name, value in headers.items() if same_origin or name.lower() in _HARMLESS}
+
+
+async def read_within(content: aiohttp.StreamReader, budget_bytes: int) -> bytes | None:
+    """Read a body whose size only the reading shows; None as soon as it is larger than the budget."""
+    body = bytearray()
+    while chunk := await content.readany():
+        body += chunk
+        if len(body) > budget_bytes:
+            return None
+    return bytes(body)
 
 
 class Words:

@@ -14,6 +14,7 @@ from tinkex_actors.transport._limits import (
     Words,
     kept_headers,
     pool_limits,
+    read_within,
     sample_slots,
     tls_context,
 )
@@ -205,7 +206,12 @@ class HttpTransport:
         if size is not None and "content-encoding" not in answer.headers:
             body = await answer.read()
         else:
-            body = await self._read_within_budget(answer, request)
+            # Without a length, or compressed: only the reading shows how much it is.
+            found = await read_within(answer.content, self._budget)
+            if found is None:
+                answer.close()
+                raise self._words.too_large(request, None)
+            body = found
         return await self._response(answer.status, answer.headers, body, request)
 
     async def _response(self, status: int, found: CIMultiDictProxy[str], body: bytes, request: Request) -> Response:
@@ -229,16 +235,6 @@ class HttpTransport:
             self._left.append(old)  # others are still being answered there
         elif old is not None:
             await old.close()
-
-    async def _read_within_budget(self, answer: aiohttp.ClientResponse, request: Request) -> bytes:
-        # Without a length, or compressed: only the reading shows how much it is.
-        body = bytearray()
-        while chunk := await answer.content.readany():
-            body += chunk
-            if len(body) > self._budget:
-                answer.close()
-                raise self._words.too_large(request, None)
-        return bytes(body)
 
     def _redirected(
         self, url: str, location: str, request: Request, headers: dict[str, str]
