@@ -80,6 +80,21 @@ def a_batch() -> list[Datum]:
     ]
 
 
+def official(program: str, url: str, count: int) -> tuple[float, float] | None:
+    """CPU and wall seconds of the official SDK for each thing that the program does ``count`` times.
+
+    None where the SDK is not installed or does not get along.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", program, url, str(count)], capture_output=True, text=True, timeout=300, check=False
+    )
+    if done.returncode:
+        sys.stderr.write(f"the official SDK was not measured: {done.stderr.strip().splitlines()[-1:]}\n")
+        return None
+    cpu, wall = msgspec.json.decode(done.stdout.splitlines()[-1])
+    return cpu, wall
+
+
 async def cpu_per_item(count: int, run: Callable[[int], Awaitable[None]]) -> float:
     """Return CPU seconds of this process per item."""
     began = time.process_time()

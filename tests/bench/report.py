@@ -37,6 +37,22 @@ class Row(msgspec.Struct, kw_only=True):
     at_most: bool = False
 
 
+def beside(measure: str, ours: float, base: float, against: str, target: float | None) -> Row:
+    """A duration beside a baseline's; seconds in, microseconds out."""
+    ratio = ours / base
+    return Row(
+        measure=measure,
+        ours=ours * 1e6,
+        baseline=base * 1e6,
+        unit="us",
+        against=against,
+        ratio=ratio,
+        target=target,
+        held=None if target is None else ratio <= target,
+        at_most=True,
+    )
+
+
 def text(title: str, rows: list[Row]) -> str:
     """Return the table as text; columns for targets only where there are any."""
     asked = any(row.target is not None for row in rows)

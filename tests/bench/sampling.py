@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import os
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,8 +19,8 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from tests.bench.client import CONCURRENT, PARAMS, PROMPT, cpu_per_item, instant_server, our_samples
-from tests.bench.report import Row, main
+from tests.bench.client import CONCURRENT, PARAMS, PROMPT, cpu_per_item, instant_server, official, our_samples
+from tests.bench.report import Row, beside, main
 from tests.bench.storms import Storm, storm
 from tinkex_actors import Config, SampleResponse, SamplingClient, ServiceClient
 from tinkex_actors.machines.admission.backoff import ADAPTIVE, PARITY
@@ -190,34 +187,6 @@ print(json.dumps([(time.process_time() - cpu) / count, (time.perf_counter() - wa
 """
 
 
-def official(url: str, count: int) -> tuple[float, float] | None:
-    """CPU and wall seconds per sample of the official SDK; None where it is not installed or does not get along."""
-    done = subprocess.run(
-        [sys.executable, "-c", OFFICIAL, url, str(count)], capture_output=True, text=True, timeout=300, check=False
-    )
-    if done.returncode:
-        sys.stderr.write(f"the official SDK was not measured: {done.stderr.strip().splitlines()[-1:]}\n")
-        return None
-    cpu, wall = json.loads(done.stdout.splitlines()[-1])
-    return cpu, wall
-
-
-def _row(measure: str, ours: float, base: float, against: str, target: float | None, unit: str = "us") -> Row:
-    ratio = ours / base
-    held = None if target is None else ratio <= target
-    return Row(
-        measure=measure,
-        ours=ours * 1e6,
-        baseline=base * 1e6,
-        unit=unit,
-        against=against,
-        ratio=ratio,
-        target=target,
-        held=held,
-        at_most=True,
-    )
-
-
 async def measure(url: str, quick: bool) -> list[Row]:
     """Return the table: medians of ratios over rounds, ours and the baseline in turn."""
     rounds, samples, one_by_one, many = (2, 400, 100, 2000) if quick else (7, 2000, 500, 20_000)
@@ -243,18 +212,18 @@ async def measure(url: str, quick: bool) -> list[Row]:
         # Nothing that was opened is closed before it was idle for half a minute, so this was the most.
         sockets = _open_files() - files
     rows = [
-        _row("CPU per sample", ours, base, "aiohttp + msgspec", 1.25),
-        _row("CPU per sample", ours, statistics.median(limits), "a raw protocol", None),
-        _row("latency of one after the other", wait, bare_wait, "aiohttp + msgspec", 1.3),
+        beside("CPU per sample", ours, base, "aiohttp + msgspec", 1.25),
+        beside("CPU per sample", ours, statistics.median(limits), "a raw protocol", None),
+        beside("latency of one after the other", wait, bare_wait, "aiohttp + msgspec", 1.3),
         _ceiling(f"memory per waiting sample of {many}", each, "bytes", 4096.0),
         _ceiling(f"p99 of a loop turn, {many} at once", turn * 1e3, "ms", 20.0),
         _ceiling("p99 of a loop turn, idle", idle * 1e3, "ms", None),
         _ceiling(f"samples/s, {many} at once", many / seconds, "1/s", None),
         _ceiling(f"open sockets, {many} at once", sockets, "", _most_sockets()),
     ]
-    if (sdk := await asyncio.to_thread(official, url, 200 if quick else 1000)) is not None:
-        rows.append(_row("CPU per sample", ours, sdk[0], "the official SDK", 0.1))
-        rows.append(_row("wall time per sample", wall, sdk[1], "the official SDK", 0.1))
+    if (sdk := await asyncio.to_thread(official, OFFICIAL, url, 200 if quick else 1000)) is not None:
+        rows.append(beside("CPU per sample", ours, sdk[0], "the official SDK", 0.1))
+        rows.append(beside("wall time per sample", wall, sdk[1], "the official SDK", 0.1))
     return rows
 
 

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import json
 import sqlite3
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
@@ -26,8 +23,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tests.bench.client import a_batch, bare_steps, instant_server, our_steps
-from tests.bench.report import Row, main
+from tests.bench.client import a_batch, bare_steps, instant_server, official, our_steps
+from tests.bench.report import Row, beside, main
 from tinkex_actors import AdamParams, Datum, LoraConfig, ServiceClient, TrainingClient
 from tinkex_actors.runs import DurableRun, Step
 from tinkex_actors.runtime import Actor, handler
@@ -69,33 +66,10 @@ LOSS_SECONDS = 5.0
 LOCKED_SECONDS = 1.0
 
 
-def official(url: str, count: int) -> tuple[float, float] | None:
-    """CPU and wall seconds per step of the official SDK; None where it is not installed or does not get along."""
-    done = subprocess.run(
-        [sys.executable, "-c", OFFICIAL, url, str(count)], capture_output=True, text=True, timeout=300, check=False
-    )
-    if done.returncode:
-        sys.stderr.write(f"the official SDK was not measured: {done.stderr.strip().splitlines()[-1:]}\n")
-        return None
-    cpu, wall = json.loads(done.stdout.splitlines()[-1])
-    return cpu, wall
-
-
 def _against(measure: str, pairs: list[tuple[float, float]], against: str, target: float | None) -> Row:
     """The median round by ratio; seconds in, microseconds out."""
     ours, base = sorted(pairs, key=lambda pair: pair[0] / pair[1])[len(pairs) // 2]
-    ratio = ours / base
-    return Row(
-        measure=measure,
-        ours=ours * 1e6,
-        baseline=base * 1e6,
-        unit="us",
-        against=against,
-        ratio=ratio,
-        target=target,
-        held=None if target is None else ratio <= target,
-        at_most=True,
-    )
+    return beside(measure, ours, base, against, target)
 
 
 def _ceiling(measure: str, value: float, unit: str, target: float | None, **more: Any) -> Row:
@@ -116,7 +90,7 @@ async def step_rows(url: str, quick: bool) -> list[Row]:
         bare = [(await our_steps(training, batch, steps), await bare_steps(url, batch, steps)) for _ in range(rounds)]
         for _ in range(1 if quick else 3):
             ours, walls = await _plain_steps(training, batch, 5 * steps)
-            if (found := await asyncio.to_thread(official, url, 5 * steps)) is not None:
+            if (found := await asyncio.to_thread(official, OFFICIAL, url, 5 * steps)) is not None:
                 cpu.append((ours, found[0]))
                 wall.append((_mid(walls), found[1]))
     rows = [_against("CPU per step of 64 x 1024", bare, "encode + aiohttp", 1.25)]
